@@ -1,0 +1,430 @@
+//! The configuration file: one struct tree, every key with its default, nothing ignored.
+//!
+//! `config/roomcam.toml` documents the same keys for people; a test asserts that it parses to
+//! [`Config::default`]. A key that is wrong ends with its line number and the legal values.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::signaling::IceServer;
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Pictures in.
+    pub video: Video,
+    /// Sound in.
+    pub audio: Audio,
+    /// Which room the device is in.
+    pub room: Room,
+    /// The embedded room server.
+    pub server: Server,
+    /// Media to viewers.
+    pub webrtc: WebRtc,
+    /// What viewers may do.
+    pub control: Control,
+}
+
+/// `[video]`
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Video {
+    /// `auto`, a device path, a by-id name, a card name, `pattern`, `file:PATH` or `none`.
+    pub source: String,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// Frames per second.
+    pub fps: u32,
+    /// Target of the encoder, in 1000 bit/s.
+    pub bitrate_kbps: u32,
+}
+
+/// `[audio]`
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audio {
+    /// `auto`, an ALSA PCM name, `tone` or `none`.
+    pub source: String,
+    /// Target of the Opus encoder, in 1000 bit/s.
+    pub bitrate_kbps: u32,
+}
+
+/// `[room]`
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Room {
+    /// URL of a foreign room server; empty for the embedded one.
+    pub server: String,
+    /// The wire protocol of that server.
+    pub dialect: Dialect,
+    /// Name of the room.
+    pub name: String,
+    /// The key viewers must know; empty: made at the first start and kept in the state directory.
+    pub key: Secret,
+}
+
+/// Wire protocols of room servers.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dialect {
+    /// The protocol of the embedded server, `docs/signaling.md`.
+    #[default]
+    Roomcam,
+}
+
+/// `[server]`
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// Address and port of the page and the room server.
+    pub listen: SocketAddr,
+    /// The key devices must know to enter a room of `roomcam serve`; empty: made at each start.
+    pub device_key: Secret,
+    /// Origins of other sites' pages that may connect, e.g. `https://example.org`.
+    pub allowed_origins: Vec<String>,
+}
+
+/// `[webrtc]`
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebRtc {
+    /// The UDP port of all viewers; 0: any free one.
+    pub udp_port: u16,
+    /// Addresses to offer instead of this machine's own (port forwarding, NAT 1:1).
+    pub advertised_addresses: Vec<IpAddr>,
+    /// STUN and TURN servers.
+    pub ice_servers: Vec<IceServer>,
+    /// How many may watch at once.
+    pub max_viewers: usize,
+    /// What is traded for latency.
+    pub latency: Latency,
+}
+
+/// What the browser's jitter buffer is asked to do.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Latency {
+    /// Show every picture at once (playout-delay 0/0); a bad network shows as stutter.
+    Low,
+    /// Picture and sound in streams of their own, each as early as its network allows.
+    #[default]
+    Balanced,
+    /// One stream: lips and sound together, the earlier waits for the later.
+    Smooth,
+}
+
+/// `[control]`
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Control {
+    /// Whether the camera is on when the daemon starts.
+    pub camera: bool,
+    /// Whether the microphone is muted when the daemon starts.
+    pub muted: bool,
+    /// How long camera and microphone stay open after the last viewer left, in seconds.
+    pub idle_timeout_s: u64,
+}
+
+impl Default for Video {
+    fn default() -> Self {
+        Self {
+            source: "auto".to_owned(),
+            width: 1280,
+            height: 720,
+            fps: 30,
+            bitrate_kbps: 2_000,
+        }
+    }
+}
+
+impl Default for Audio {
+    fn default() -> Self {
+        Self {
+            source: "auto".to_owned(),
+            bitrate_kbps: 32,
+        }
+    }
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            server: String::new(),
+            dialect: Dialect::Roomcam,
+            name: "cam".to_owned(),
+            key: Secret::default(),
+        }
+    }
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            device_key: Secret::default(),
+            allowed_origins: Vec::new(),
+        }
+    }
+}
+
+impl Default for WebRtc {
+    fn default() -> Self {
+        Self {
+            udp_port: 0,
+            advertised_addresses: Vec::new(),
+            ice_servers: Vec::new(),
+            max_viewers: 8,
+            latency: Latency::Balanced,
+        }
+    }
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self {
+            camera: true,
+            muted: false,
+            idle_timeout_s: 10,
+        }
+    }
+}
+
+impl Control {
+    /// Returns how long camera and microphone stay open after the last viewer left.
+    #[must_use]
+    pub const fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout_s)
+    }
+}
+
+/// A key or password. Never shown: `Debug` prints `***`.
+#[derive(Clone, Default, Deserialize, Eq, PartialEq)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps `text`.
+    #[must_use]
+    pub const fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// Returns the text itself. Not for logs.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns whether nothing was configured.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Compares in time that depends on the lengths alone.
+    #[must_use]
+    pub fn matches(&self, candidate: &str) -> bool {
+        use subtle::ConstantTimeEq as _;
+        self.0.as_bytes().ct_eq(candidate.as_bytes()).into()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "\"\"" } else { "***" })
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not what this program understands. The message carries line and column.
+    #[error("{}: {message}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, column, what is wrong, and the legal values.
+        message: String,
+    },
+    /// A value is out of its range.
+    #[error("{key} = {value} is out of range: {legal}")]
+    Range {
+        /// E.g. `video.fps`.
+        key: &'static str,
+        /// What was configured.
+        value: String,
+        /// The legal values, in words.
+        legal: &'static str,
+    },
+}
+
+impl Config {
+    /// Reads and checks `path`.
+    ///
+    /// # Errors
+    ///
+    /// Any [`ConfigError`]; none heals by itself.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let config = Self::parse(&text).map_err(|message| ConfigError::Parse {
+            path: path.to_owned(),
+            message,
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Parses the text of a configuration file; the error names line and column.
+    ///
+    /// # Errors
+    ///
+    /// A message for people, over several lines.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|e| e.to_string().trim_end().to_owned())
+    }
+
+    /// Checks the ranges of all values.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Range`] for the first value that is out of its range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let even = |n: u32| n.is_multiple_of(2);
+        let v = &self.video;
+        let checks: [(&'static str, String, bool, &'static str); 8] = [
+            (
+                "video.width",
+                v.width.to_string(),
+                (64..=3840).contains(&v.width) && even(v.width),
+                "an even number from 64 to 3840",
+            ),
+            (
+                "video.height",
+                v.height.to_string(),
+                (64..=2160).contains(&v.height) && even(v.height),
+                "an even number from 64 to 2160",
+            ),
+            (
+                "video.fps",
+                v.fps.to_string(),
+                (1..=120).contains(&v.fps),
+                "1 to 120",
+            ),
+            (
+                "video.bitrate_kbps",
+                v.bitrate_kbps.to_string(),
+                (50..=50_000).contains(&v.bitrate_kbps),
+                "50 to 50000",
+            ),
+            (
+                "audio.bitrate_kbps",
+                self.audio.bitrate_kbps.to_string(),
+                (6..=256).contains(&self.audio.bitrate_kbps),
+                "6 to 256",
+            ),
+            (
+                "webrtc.max_viewers",
+                self.webrtc.max_viewers.to_string(),
+                (1..=64).contains(&self.webrtc.max_viewers),
+                "1 to 64",
+            ),
+            (
+                "room.name",
+                self.room.name.clone(),
+                is_room_name(&self.room.name),
+                ROOM_NAME_RULE,
+            ),
+            (
+                "control.idle_timeout_s",
+                self.control.idle_timeout_s.to_string(),
+                self.control.idle_timeout_s <= 86_400,
+                "0 to 86400",
+            ),
+        ];
+        for (key, value, good, legal) in checks {
+            if !good {
+                return Err(ConfigError::Range { key, value, legal });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a room may be called, in words.
+pub const ROOM_NAME_RULE: &str = "1 to 64 letters, digits, '-', '_' or '.'";
+
+/// Returns whether `name` may name a room: [`ROOM_NAME_RULE`].
+#[must_use]
+pub fn is_room_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_file_documents_the_defaults() {
+        let shipped = include_str!("../config/roomcam.toml");
+        assert_eq!(Config::parse(shipped).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn the_shipped_file_names_every_key() {
+        let shipped = include_str!("../config/roomcam.toml");
+        let table: toml::Table = toml::from_str(shipped).unwrap();
+        let keys: Vec<String> = table
+            .iter()
+            .flat_map(|(t, v)| {
+                let keys = v.as_table().unwrap().keys();
+                keys.map(move |k| format!("{t}.{k}")).collect::<Vec<_>>()
+            })
+            .collect();
+        assert_eq!(keys.len(), 5 + 2 + 4 + 3 + 5 + 3, "{keys:?}");
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line_and_the_legal_ones() {
+        let error = Config::parse("[video]\nfps = 30\nbitrate = 5\n").unwrap_err();
+        assert!(error.contains("line 3"), "{error}");
+        assert!(error.contains("bitrate_kbps"), "{error}");
+    }
+
+    #[test]
+    fn a_value_out_of_range_names_the_key_and_the_range() {
+        let mut config = Config::default();
+        config.video.fps = 0;
+        assert_eq!(
+            config.check().unwrap_err().to_string(),
+            "video.fps = 0 is out of range: 1 to 120"
+        );
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        let secret = Secret::new("hunter2".to_owned());
+        assert_eq!(format!("{secret:?}"), "***");
+        assert!(secret.matches("hunter2") && !secret.matches("hunter"));
+    }
+}

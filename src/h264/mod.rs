@@ -1,0 +1,2 @@
+//! The bitstream: read and rewritten, never decoded.
+pub mod annexb;

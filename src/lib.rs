@@ -1,0 +1,9 @@
+//! roomcam: watch a Raspberry Pi's camera and microphone from any browser, over WebRTC.
+
+pub mod audio;
+pub mod clock;
+pub mod config;
+pub mod h264;
+pub mod rtp;
+pub mod signaling;
+pub mod video;

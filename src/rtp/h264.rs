@@ -1,0 +1,1 @@
+//! Access units to RTP payloads (RFC 6184).

@@ -1,0 +1,33 @@
+//! What goes in RTP packets: timestamps, payloads, and what comes back as RTCP.
+//!
+//! A frame is packetized once, here, and its payloads are shared by all viewers; only the
+//! 12-byte header differs from viewer to viewer.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+pub mod clock;
+pub mod h264;
+
+/// One access unit as RTP payloads (RFC 6184), ready to be sent to any number of viewers.
+#[derive(Clone, Debug)]
+pub struct VideoFrame {
+    /// The payloads in order; the last one carries the marker bit.
+    pub payloads: Vec<Bytes>,
+    /// When the sensor captured it, on the monotonic clock.
+    pub captured_at: Instant,
+    /// A decoder can start here.
+    pub is_keyframe: bool,
+    /// Whether the source makes a keyframe when asked. Where it cannot, newcomers get the last GOP.
+    pub keyframes_on_demand: bool,
+}
+
+/// One 20 ms Opus packet (RFC 7587), which is an RTP payload as it is.
+#[derive(Clone, Debug)]
+pub struct AudioFrame {
+    /// The Opus packet.
+    pub payload: Bytes,
+    /// When its first sample was captured, on the monotonic clock.
+    pub captured_at: Instant,
+}

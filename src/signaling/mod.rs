@@ -1,0 +1,135 @@
+//! Finding each other: how viewers' offers reach the device and its answers reach them.
+//!
+//! `link.rs` keeps one connection to a room server alive; `dialect/` translates between that
+//! server's texts and the two vocabularies below; `websocket.rs` moves the texts.
+
+use serde::{Deserialize, Serialize};
+
+pub mod backoff;
+
+/// Names one viewer within one room, as the room server does. Opaque, at most
+/// [`MAX_VIEWER_ID_BYTES`] long.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(transparent)]
+pub struct ViewerId(pub String);
+
+/// Longest viewer id that is accepted from a room server, in bytes.
+pub const MAX_VIEWER_ID_BYTES: usize = 64;
+
+/// Longest signaling message that is accepted, in bytes. A browser's offer with every codec and
+/// candidate is about 10 kB.
+pub const MAX_MESSAGE_BYTES: usize = 128 * 1024;
+
+/// A candidate as browsers trickle it (`RTCIceCandidateInit`, WebRTC §5.6.1).
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CandidateInit {
+    /// `candidate:…`; empty marks the end of candidates.
+    #[serde(default)]
+    pub candidate: String,
+    /// The m-line's mid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sdp_mid: Option<String>,
+    /// The m-line's index.
+    #[serde(
+        default,
+        rename = "sdpMLineIndex",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub sdp_mline_index: Option<u16>,
+    /// Which ICE generation it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username_fragment: Option<String>,
+}
+
+/// A STUN or TURN server (`RTCIceServer`, WebRTC §4.2.4).
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct IceServer {
+    /// `stun:host:port`, `turn:host:port?transport=udp`, …
+    pub urls: Vec<String>,
+    /// TURN user name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// TURN password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
+}
+
+/// What happened in the room, from the link to the engine.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum RoomEvent {
+    /// The device is in the room.
+    Joined {
+        /// STUN and TURN servers that the room server hands out.
+        ice_servers: Vec<IceServer>,
+    },
+    /// The connection to the room server is gone; the link is trying to get it back. Running media
+    /// goes on.
+    Disconnected,
+    /// A viewer entered the room. It will offer.
+    ViewerJoined(ViewerId),
+    /// A viewer left.
+    ViewerLeft {
+        /// Who.
+        viewer: ViewerId,
+        /// It said so; otherwise only its signaling connection was lost, and its media may go on.
+        on_purpose: bool,
+    },
+    /// A viewer's offer (SDP).
+    Offer {
+        /// From whom.
+        viewer: ViewerId,
+        /// The description.
+        sdp: String,
+    },
+    /// A viewer's answer to our offer (SDP).
+    Answer {
+        /// From whom.
+        viewer: ViewerId,
+        /// The description.
+        sdp: String,
+    },
+    /// A viewer's candidate.
+    Candidate {
+        /// From whom.
+        viewer: ViewerId,
+        /// The candidate; empty text marks the end.
+        candidate: CandidateInit,
+    },
+}
+
+/// What the device says in the room, from the engine to the link.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum RoomMessage {
+    /// Our answer (SDP).
+    Answer {
+        /// To whom.
+        viewer: ViewerId,
+        /// The description.
+        sdp: String,
+    },
+    /// Our offer (SDP).
+    Offer {
+        /// To whom.
+        viewer: ViewerId,
+        /// The description.
+        sdp: String,
+    },
+    /// Our candidate.
+    Candidate {
+        /// To whom.
+        viewer: ViewerId,
+        /// The candidate.
+        candidate: CandidateInit,
+    },
+    /// Why a viewer is not served.
+    Error {
+        /// To whom.
+        viewer: ViewerId,
+        /// Machine-readable, from the list in `docs/signaling.md`.
+        code: &'static str,
+        /// For people.
+        message: String,
+    },
+}
