@@ -3,7 +3,9 @@
 pub mod audio;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod h264;
 pub mod rtp;
 pub mod signaling;
 pub mod video;
+pub mod viewer;

@@ -8,6 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 pub mod clock;
+pub mod gop;
 pub mod h264;
 
 /// One access unit as RTP payloads (RFC 6184), ready to be sent to any number of viewers.
@@ -21,6 +22,14 @@ pub struct VideoFrame {
     pub is_keyframe: bool,
     /// Whether the source makes a keyframe when asked. Where it cannot, newcomers get the last GOP.
     pub keyframes_on_demand: bool,
+}
+
+impl VideoFrame {
+    /// Returns the sum of its payloads, in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.payloads.iter().map(Bytes::len).sum()
+    }
 }
 
 /// One 20 ms Opus packet (RFC 7587), which is an RTP payload as it is.

@@ -1,0 +1,168 @@
+//! What a browser's offer holds, read before anything is done with it (RFC 8866, RFC 9429).
+//!
+//! Only the few lines that decide whether and how it can be answered; everything else is `rtc`'s
+//! business. Pure.
+
+/// Largest offer that is read, in bytes. Chromium's with every codec is about 8 kB.
+pub const MAX_OFFER_BYTES: usize = 100 * 1024;
+
+/// Most m-lines an offer may have. A page that watches has three.
+pub const MAX_MEDIA: usize = 16;
+
+/// Most lines an offer may have: a full one of Chromium's has about 250.
+const MAX_LINES: usize = 4_000;
+
+/// An offer, in brief.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// Session id of the `o=` line: it names the viewer's peer connection.
+    pub session: String,
+    /// ICE user name fragment of the first m-line that has one.
+    pub ufrag: String,
+}
+
+/// Why an offer cannot be answered. The messages are shown to viewers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OfferError {
+    /// Over [`MAX_OFFER_BYTES`].
+    #[error("the offer is over 100 kB")]
+    TooLarge,
+    /// Over [`MAX_MEDIA`] m-lines or far too many lines.
+    #[error("the offer has too many m-lines or lines")]
+    TooMany,
+    /// Not SDP.
+    #[error("the offer is no session description (RFC 8866)")]
+    Malformed,
+    /// No m-lines.
+    #[error("the offer has no media: ask for audio and video, receive only")]
+    NoMedia,
+    /// No ICE credentials or no DTLS fingerprint.
+    #[error("the offer lacks ICE credentials or a DTLS fingerprint")]
+    NoTransport,
+    /// A video m-line without H.264 in packetization mode 1.
+    #[error("the browser offered no H.264 (Firefox: enable its OpenH264 plugin)")]
+    NoH264,
+}
+
+/// Reads an offer.
+///
+/// # Errors
+///
+/// [`OfferError`], to be told to the viewer.
+pub fn read(sdp: &str) -> Result<Offer, OfferError> {
+    if sdp.len() > MAX_OFFER_BYTES {
+        return Err(OfferError::TooLarge);
+    }
+    if sdp.lines().count() > MAX_LINES {
+        return Err(OfferError::TooMany);
+    }
+    let mut lines = sdp.lines();
+    if lines.next() != Some("v=0") {
+        return Err(OfferError::Malformed);
+    }
+    let origin = sdp.lines().find_map(|line| line.strip_prefix("o="));
+    let session = origin
+        .and_then(|origin| origin.split(' ').nth(1))
+        .filter(|session| !session.is_empty() && session.len() <= 64)
+        .ok_or(OfferError::Malformed)?
+        .to_owned();
+    let media = sdp.lines().filter(|line| line.starts_with("m=")).count();
+    if media == 0 {
+        return Err(OfferError::NoMedia);
+    }
+    if media > MAX_MEDIA {
+        return Err(OfferError::TooMany);
+    }
+    let attribute = |name: &str| {
+        sdp.lines().find_map(|line| {
+            line.strip_prefix("a=")?
+                .strip_prefix(name)?
+                .strip_prefix(':')
+        })
+    };
+    let ufrag = attribute("ice-ufrag").filter(|ufrag| ufrag.len() <= 256);
+    let (Some(ufrag), Some(_), Some(_)) = (ufrag, attribute("ice-pwd"), attribute("fingerprint"))
+    else {
+        return Err(OfferError::NoTransport);
+    };
+    let wants_video = sdp
+        .lines()
+        .any(|line| line.starts_with("m=video ") && !line.starts_with("m=video 0 "));
+    if wants_video && !offers_h264(sdp) {
+        return Err(OfferError::NoH264);
+    }
+    Ok(Offer {
+        session,
+        ufrag: ufrag.to_owned(),
+    })
+}
+
+/// Whether some payload type is H.264 in packetization mode 1, Constrained Baseline or Baseline.
+fn offers_h264(sdp: &str) -> bool {
+    let formats = sdp.lines().filter_map(|line| {
+        let (payload_type, codec) = line.strip_prefix("a=rtpmap:")?.split_once(' ')?;
+        codec
+            .get(..5)
+            .is_some_and(|name| name.eq_ignore_ascii_case("h264/"))
+            .then_some(payload_type)
+    });
+    formats.into_iter().any(|payload_type| {
+        sdp.lines().any(|line| {
+            line.strip_prefix("a=fmtp:")
+                .and_then(|rest| rest.strip_prefix(payload_type))
+                .is_some_and(|parameters| {
+                    parameters.starts_with(' ') && parameters.contains("packetization-mode=1")
+                })
+        })
+    })
+}
+
+/// Returns the ICE user name fragments of a description, ours or theirs.
+pub fn ufrags(sdp: &str) -> impl Iterator<Item = &str> {
+    sdp.lines()
+        .filter_map(|line| line.strip_prefix("a=ice-ufrag:"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OFFER: &str = "v=0\r\no=- 46117 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n\
+        a=group:BUNDLE 0\r\nm=video 9 UDP/TLS/RTP/SAVPF 96 102\r\na=ice-ufrag:ZsaO\r\n\
+        a=ice-pwd:0123456789012345678901\r\na=fingerprint:sha-256 00:11\r\n\
+        a=rtpmap:96 VP8/90000\r\na=rtpmap:102 H264/90000\r\n\
+        a=fmtp:102 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f\r\n";
+
+    #[test]
+    fn reads_what_names_the_peer_connection() {
+        let offer = read(OFFER).unwrap();
+        assert_eq!(
+            (offer.session.as_str(), offer.ufrag.as_str()),
+            ("46117", "ZsaO")
+        );
+        assert_eq!(ufrags(OFFER).collect::<Vec<_>>(), ["ZsaO"]);
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_an_offer() {
+        let without = |cut: &str| read(&OFFER.replace(cut, "a=x:"));
+        assert_eq!(read("hello"), Err(OfferError::Malformed));
+        assert_eq!(read(""), Err(OfferError::Malformed));
+        assert_eq!(without("a=fingerprint:"), Err(OfferError::NoTransport));
+        assert_eq!(without("a=ice-ufrag:"), Err(OfferError::NoTransport));
+        assert_eq!(without("m=video 9 "), Err(OfferError::NoMedia));
+        assert_eq!(without("a=rtpmap:102 "), Err(OfferError::NoH264));
+        let mode_0 = OFFER.replace("packetization-mode=1", "packetization-mode=0");
+        assert_eq!(read(&mode_0), Err(OfferError::NoH264));
+        let many = OFFER.to_owned() + &"m=audio 9 X 0\r\n".repeat(MAX_MEDIA);
+        assert_eq!(read(&many), Err(OfferError::TooMany));
+        let huge = OFFER.to_owned() + &"a".repeat(MAX_OFFER_BYTES);
+        assert_eq!(read(&huge), Err(OfferError::TooLarge));
+    }
+
+    #[test]
+    fn sound_alone_needs_no_h264() {
+        let audio = OFFER.replace("m=video", "m=audio").replace("H264", "opus");
+        assert!(read(&audio).is_ok());
+    }
+}
