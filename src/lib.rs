@@ -5,5 +5,6 @@ pub mod clock;
 pub mod config;
 pub mod h264;
 pub mod rtp;
+pub mod server;
 pub mod signaling;
 pub mod video;

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 pub mod backoff;
+pub mod keepalive;
 
 /// Names one viewer within one room, as the room server does. Opaque, at most
 /// [`MAX_VIEWER_ID_BYTES`] long.
