@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod h264;
 pub mod rtp;
+pub mod server;
 pub mod signaling;
 pub mod video;
 pub mod viewer;

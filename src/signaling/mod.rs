@@ -6,6 +6,11 @@
 use serde::{Deserialize, Serialize};
 
 pub mod backoff;
+pub mod dialect;
+pub mod keepalive;
+pub mod link;
+pub mod server_url;
+pub mod websocket;
 
 /// Names one viewer within one room, as the room server does. Opaque, at most
 /// [`MAX_VIEWER_ID_BYTES`] long.

@@ -1,0 +1,640 @@
+//! Our place in the room, kept for months: connect, join, keep alive, come back.
+//!
+//! The driver reports what happens (`handle_*`) and then drains [`Link::poll_output`] until it
+//! returns `None`; it sleeps until [`Link::poll_timeout`] or the next input.
+//!
+//! ```text
+//!    ┌──────────── retry at once, then ever later ────────────┐
+//!    ▼                                                        │
+//! Connecting ──connected──▶ Joining ──joined──▶ Joined ──┐    │
+//!    │ failed                  │ refused         lost │  │    │
+//!    └─────────────────────────┴──────────────────────┴──┼▶ Waiting
+//!                                     handle_leave, from │
+//!                                     any state          └▶ Left
+//! ```
+//!
+//! Pure: no sockets, no clock; the jitter comes from a seed.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::backoff::Backoff;
+use super::dialect::{Incoming, Join};
+use super::keepalive::{Due, KeepAlive};
+use super::{RoomEvent, RoomMessage, ViewerId};
+use crate::config::Dialect;
+
+/// Ceiling of the first retry's delay: a room server that restarts is back within a second.
+const FIRST_RETRY: Duration = Duration::from_millis(300);
+
+/// Ceiling of all later ones: soon enough for a person who just plugged in the router.
+const MAX_RETRY: Duration = Duration::from_secs(5);
+
+/// How long connecting (name, TCP, TLS, upgrade) and then joining may take, each.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a place in the room must last to count as a good one. A server that lets us in and
+/// throws us out again must not be asked three times a second.
+const STABLE: Duration = Duration::from_secs(5);
+
+/// How many viewers are followed; the engine serves far fewer.
+const MAX_VIEWERS: usize = 256;
+
+/// How much of a server's error is passed on, in characters.
+const MAX_REASON_CHARS: usize = 200;
+
+/// Something the driver must do, in the order given.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Output {
+    /// Connect; report with [`Link::handle_connected`] or [`Link::handle_closed`].
+    Connect,
+    /// Send a text.
+    Send(String),
+    /// Send a ping.
+    Ping,
+    /// Close the connection, or give up making it. Nothing is to be reported.
+    Close,
+    /// Tell the engine.
+    Event(RoomEvent),
+    /// Tell people.
+    Report(Report),
+}
+
+/// What a person cares about, once per change.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Report {
+    /// The device is in the room.
+    Joined,
+    /// The room server cannot be reached, or was lost.
+    Lost {
+        /// What is known of why.
+        reason: String,
+    },
+    /// The room server will not have us, and says why.
+    Refused {
+        /// From the protocol's list.
+        code: String,
+        /// For people.
+        message: String,
+    },
+}
+
+/// Our connection to one room server.
+#[derive(Debug)]
+pub struct Link {
+    dialect: Dialect,
+    join: Join,
+    state: State,
+    backoff: Backoff,
+    random: u64,
+    /// Who is in the room, as far as we know.
+    viewers: BTreeSet<ViewerId>,
+    /// What people were told last, until that is over.
+    told: Option<Report>,
+    /// What the server found wrong last: it may be why it closes.
+    complaint: Option<String>,
+    outputs: VecDeque<Output>,
+}
+
+#[derive(Debug)]
+enum State {
+    Connecting {
+        deadline: Instant,
+    },
+    Joining {
+        deadline: Instant,
+    },
+    Joined {
+        since: Instant,
+        keepalive: KeepAlive,
+    },
+    Waiting {
+        until: Instant,
+    },
+    Left,
+}
+
+impl Link {
+    /// Creates a link that wants to be connected. `seed` makes its jitter another than that of
+    /// the cameras next door.
+    #[must_use]
+    pub fn new(dialect: Dialect, join: Join, seed: u64, now: Instant) -> Self {
+        Self {
+            dialect,
+            join,
+            state: State::Connecting {
+                deadline: now + STEP_TIMEOUT,
+            },
+            backoff: Backoff::new(FIRST_RETRY, MAX_RETRY),
+            random: seed,
+            viewers: BTreeSet::new(),
+            told: None,
+            complaint: None,
+            outputs: VecDeque::from([Output::Connect]),
+        }
+    }
+
+    /// Takes note that the connection is up.
+    pub fn handle_connected(&mut self, now: Instant) {
+        if matches!(self.state, State::Connecting { .. }) {
+            self.state = State::Joining {
+                deadline: now + STEP_TIMEOUT,
+            };
+            let text = self.dialect.join(&self.join);
+            self.outputs.push_back(Output::Send(text));
+        }
+    }
+
+    /// Takes note that the connection could not be made, or ended.
+    pub fn handle_closed(&mut self, reason: &str, now: Instant) {
+        if matches!(self.state, State::Waiting { .. } | State::Left) {
+            return;
+        }
+        let reason = match self.complaint.take() {
+            Some(complaint) => complaint,
+            None => shortened(reason),
+        };
+        self.retry(Report::Lost { reason }, now);
+    }
+
+    /// Takes note that anything arrived, be it a pong.
+    pub const fn handle_heard(&mut self, now: Instant) {
+        if let State::Joined { keepalive, .. } = &mut self.state {
+            keepalive.heard(now);
+        }
+    }
+
+    /// Takes a text of the server.
+    pub fn handle_text(&mut self, text: &str, now: Instant) {
+        self.handle_heard(now);
+        match (&self.state, self.dialect.decode(text)) {
+            (
+                State::Joining { .. },
+                Incoming::Joined {
+                    ice_servers,
+                    viewers,
+                },
+            ) => {
+                self.state = State::Joined {
+                    since: now,
+                    keepalive: KeepAlive::new(now),
+                };
+                self.told = None;
+                self.outputs.push_back(Output::Report(Report::Joined));
+                self.event(RoomEvent::Joined { ice_servers });
+                self.meet(viewers);
+            }
+            (State::Joining { .. }, Incoming::Error { code, message }) => {
+                self.outputs.push_back(Output::Close);
+                self.backoff.slow_down();
+                let (code, message) = (shortened(&code), shortened(&message));
+                self.retry(Report::Refused { code, message }, now);
+            }
+            (State::Joined { .. }, Incoming::Error { code, message }) => {
+                self.complaint = Some(shortened(&format!("{code}: {message}")));
+            }
+            (State::Joined { .. }, Incoming::Event(event)) => self.handle_event(event),
+            _ => {}
+        }
+    }
+
+    /// Takes a message of the engine. While we are out of the room nobody can be told anything:
+    /// it is dropped, and viewers begin anew when the device is back.
+    pub fn handle_message(&mut self, message: &RoomMessage) {
+        if matches!(self.state, State::Joined { .. }) {
+            let text = self.dialect.encode(message);
+            self.outputs.push_back(Output::Send(text));
+        }
+    }
+
+    /// Leaves the room for good.
+    pub fn handle_leave(&mut self) {
+        if matches!(self.state, State::Joined { .. }) {
+            self.outputs.push_back(Output::Send(self.dialect.bye()));
+        }
+        self.outputs.push_back(Output::Close);
+        self.state = State::Left;
+    }
+
+    /// Tells the machine what time it is. Calling it early or twice does nothing.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        match &mut self.state {
+            State::Connecting { deadline } if *deadline <= now => {
+                self.give_up("no connection within 10 seconds", now);
+            }
+            State::Joining { deadline } if *deadline <= now => {
+                self.give_up("no answer to join within 10 seconds", now);
+            }
+            State::Joined { keepalive, .. } => match keepalive.handle_timeout(now) {
+                Due::Nothing => {}
+                Due::Ping => self.outputs.push_back(Output::Ping),
+                Due::Dead => self.give_up("silent for 40 seconds", now),
+            },
+            State::Waiting { until } if *until <= now => {
+                self.state = State::Connecting {
+                    deadline: now + STEP_TIMEOUT,
+                };
+                self.outputs.push_back(Output::Connect);
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns when [`Self::handle_timeout`] next has work, or `None` once we left.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match &self.state {
+            State::Connecting { deadline: at }
+            | State::Joining { deadline: at }
+            | State::Waiting { until: at } => Some(*at),
+            State::Joined { keepalive, .. } => Some(keepalive.poll_timeout()),
+            State::Left => None,
+        }
+    }
+
+    /// Returns the next thing to do, or `None` once everything so far is done.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn handle_event(&mut self, event: RoomEvent) {
+        match &event {
+            RoomEvent::ViewerJoined(viewer) => {
+                if self.viewers.len() >= MAX_VIEWERS || !self.viewers.insert(viewer.clone()) {
+                    return;
+                }
+            }
+            RoomEvent::ViewerLeft { viewer, .. } => {
+                if !self.viewers.remove(viewer) {
+                    return;
+                }
+            }
+            _ => {}
+        }
+        self.event(event);
+    }
+
+    /// Tells who came and who left while we were away.
+    fn meet(&mut self, present: Vec<ViewerId>) {
+        let present: BTreeSet<ViewerId> = present.into_iter().take(MAX_VIEWERS).collect();
+        let known = std::mem::replace(&mut self.viewers, present.clone());
+        for viewer in known.difference(&present).cloned() {
+            let on_purpose = false;
+            self.event(RoomEvent::ViewerLeft { viewer, on_purpose });
+        }
+        for viewer in present.difference(&known).cloned() {
+            self.event(RoomEvent::ViewerJoined(viewer));
+        }
+    }
+
+    fn give_up(&mut self, reason: &str, now: Instant) {
+        self.outputs.push_back(Output::Close);
+        self.handle_closed(reason, now);
+    }
+
+    fn retry(&mut self, report: Report, now: Instant) {
+        self.complaint = None;
+        if let State::Joined { since, .. } = self.state {
+            if now.duration_since(since) >= STABLE {
+                self.backoff.reset();
+            }
+            self.event(RoomEvent::Disconnected);
+        }
+        if !self.told.as_ref().is_some_and(|told| told.is_like(&report)) {
+            self.told = Some(report.clone());
+            self.outputs.push_back(Output::Report(report));
+        }
+        let random = self.next_random();
+        self.state = State::Waiting {
+            until: now + self.backoff.next_delay(random),
+        };
+    }
+
+    fn event(&mut self, event: RoomEvent) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    /// Returns the next number of `SplitMix64`, uniform in `[0, 1)`.
+    fn next_random(&mut self) -> f64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        let high = u32::try_from(z >> 32).unwrap_or_default();
+        f64::from(high) / (f64::from(u32::MAX) + 1.0)
+    }
+}
+
+impl Report {
+    /// Returns whether `other` is no news after this one.
+    fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Lost { .. }, Self::Lost { .. }) | (Self::Joined, Self::Joined) => true,
+            (Self::Refused { code: a, .. }, Self::Refused { code: b, .. }) => a == b,
+            _ => false,
+        }
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(MAX_REASON_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    const S: fn(u64) -> Duration = Duration::from_secs;
+
+    const JOIN: &str =
+        r#"{"type":"join","protocol":1,"role":"device","room":"cam","key":"k","instance":"i"}"#;
+    const WRONG_KEY: &str = r#"{"type":"error","code":"wrong-key","message":"no such room"}"#;
+
+    fn link(now: Instant) -> Link {
+        let join = Join {
+            room: "cam".to_owned(),
+            key: Secret::new("k".to_owned()),
+            instance: "i".to_owned(),
+        };
+        Link::new(Dialect::Roomcam, join, 1, now)
+    }
+
+    fn drain(link: &mut Link) -> Vec<Output> {
+        std::iter::from_fn(|| link.poll_output()).collect()
+    }
+
+    fn viewer(id: &str) -> ViewerId {
+        ViewerId(id.to_owned())
+    }
+
+    fn joined(viewers: &str) -> String {
+        format!(r#"{{"type":"joined","protocol":1,"viewers":[{viewers}]}}"#)
+    }
+
+    /// Answers everything well until the link is in the room with `viewers`.
+    fn enter(link: &mut Link, viewers: &str, now: Instant) -> Vec<Output> {
+        link.handle_connected(now);
+        link.handle_text(&joined(viewers), now);
+        drain(link)
+    }
+
+    fn lost(reason: &str) -> Output {
+        let reason = reason.to_owned();
+        Output::Report(Report::Lost { reason })
+    }
+
+    #[test]
+    fn connects_joins_and_meets_who_is_there() {
+        let now = crate::clock::now();
+        let mut link = link(now);
+        assert_eq!(drain(&mut link), [Output::Connect]);
+        link.handle_connected(now);
+        assert_eq!(drain(&mut link), [Output::Send(JOIN.to_owned())]);
+        link.handle_text(&joined(r#""v-1""#), now);
+        let expected = [
+            Output::Report(Report::Joined),
+            Output::Event(RoomEvent::Joined {
+                ice_servers: Vec::new(),
+            }),
+            Output::Event(RoomEvent::ViewerJoined(viewer("v-1"))),
+        ];
+        assert_eq!(drain(&mut link), expected);
+    }
+
+    #[test]
+    fn events_pass_in_and_messages_out() {
+        let now = crate::clock::now();
+        let mut link = link(now);
+        enter(&mut link, "", now);
+        link.handle_text(
+            r#"{"type":"offer","from":"v-1","offer":{"type":"offer","sdp":"o"}}"#,
+            now,
+        );
+        let offer = RoomEvent::Offer {
+            viewer: viewer("v-1"),
+            sdp: "o".to_owned(),
+        };
+        assert_eq!(drain(&mut link), [Output::Event(offer)]);
+        link.handle_message(&RoomMessage::Answer {
+            viewer: viewer("v-1"),
+            sdp: "a".to_owned(),
+        });
+        let text = r#"{"type":"answer","to":"v-1","answer":{"type":"answer","sdp":"a"}}"#;
+        assert_eq!(drain(&mut link), [Output::Send(text.to_owned())]);
+    }
+
+    #[test]
+    fn after_a_loss_it_comes_back_and_tells_who_came_and_left_meanwhile() {
+        let mut now = crate::clock::now();
+        let mut link = link(now);
+        enter(&mut link, r#""v-1","v-2""#, now);
+        link.handle_closed("reset", now);
+        let expected = [Output::Event(RoomEvent::Disconnected), lost("reset")];
+        assert_eq!(drain(&mut link), expected);
+        link.handle_message(&RoomMessage::Answer {
+            viewer: viewer("v-1"),
+            sdp: String::new(),
+        });
+        assert_eq!(drain(&mut link), [], "nobody to say it to");
+        now = link.poll_timeout().unwrap();
+        link.handle_timeout(now);
+        assert_eq!(drain(&mut link), [Output::Connect]);
+        let outputs = enter(&mut link, r#""v-2","v-3""#, now);
+        let left = RoomEvent::ViewerLeft {
+            viewer: viewer("v-1"),
+            on_purpose: false,
+        };
+        let came = RoomEvent::ViewerJoined(viewer("v-3"));
+        assert_eq!(outputs[3..], [Output::Event(left), Output::Event(came)]);
+    }
+
+    #[test]
+    fn retries_ever_later_and_says_so_once() {
+        let start = crate::clock::now();
+        let mut now = start;
+        let mut link = link(now);
+        let mut reports = 0;
+        let mut attempts = 0;
+        while now < start + S(3600) {
+            for output in drain(&mut link) {
+                match output {
+                    Output::Connect => {
+                        attempts += 1;
+                        link.handle_closed("connection refused", now);
+                    }
+                    Output::Report(_) => reports += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+            now = link.poll_timeout().unwrap();
+            link.handle_timeout(now);
+        }
+        assert_eq!(reports, 1);
+        // Uniform up to 5 s, that is 2.5 s on average: 1440 attempts an hour.
+        assert!((1200..1700).contains(&attempts), "{attempts}");
+    }
+
+    #[test]
+    fn a_refusal_is_said_once_and_tried_again_at_the_slow_end() {
+        let mut now = crate::clock::now();
+        let mut link = link(now);
+        let mut waits = Vec::new();
+        let mut reports = Vec::new();
+        for _ in 0..200 {
+            drain(&mut link);
+            link.handle_connected(now);
+            link.handle_text(WRONG_KEY, now);
+            let outputs = drain(&mut link);
+            assert!(outputs.contains(&Output::Close));
+            reports.extend(
+                outputs
+                    .into_iter()
+                    .filter(|o| matches!(o, Output::Report(_))),
+            );
+            let until = link.poll_timeout().unwrap();
+            waits.push(until - now);
+            now = until;
+            link.handle_timeout(now);
+        }
+        let refused = Report::Refused {
+            code: "wrong-key".to_owned(),
+            message: "no such room".to_owned(),
+        };
+        assert_eq!(reports, [Output::Report(refused)]);
+        let average = waits.iter().sum::<Duration>() / 200;
+        assert!((S(2)..S(3)).contains(&average), "{average:?}");
+        assert!(waits.iter().all(|w| *w <= MAX_RETRY));
+    }
+
+    #[test]
+    fn a_server_that_lets_us_in_and_throws_us_out_is_asked_ever_later() {
+        let mut now = crate::clock::now();
+        let mut link = link(now);
+        let mut waits = Vec::new();
+        for _ in 0..100 {
+            enter(&mut link, "", now);
+            link.handle_closed("closed", now);
+            waits.push(link.poll_timeout().unwrap() - now);
+            now = link.poll_timeout().unwrap();
+            link.handle_timeout(now);
+        }
+        assert!(waits.iter().skip(10).sum::<Duration>() > S(90));
+        enter(&mut link, "", now);
+        now += STABLE;
+        link.handle_closed("closed", now);
+        assert!(link.poll_timeout().unwrap() - now <= FIRST_RETRY);
+    }
+
+    #[test]
+    fn a_server_that_complains_and_closes_has_said_why() {
+        let now = crate::clock::now();
+        let mut link = link(now);
+        enter(&mut link, "", now);
+        link.handle_text(
+            r#"{"type":"error","code":"too-fast","message":"calm down"}"#,
+            now,
+        );
+        link.handle_closed("connection closed", now);
+        assert!(drain(&mut link).contains(&lost("too-fast: calm down")));
+    }
+
+    #[test]
+    fn a_silent_server_is_pinged_and_then_left() {
+        let start = crate::clock::now();
+        let mut link = link(start);
+        enter(&mut link, "", start);
+        let mut seen = Vec::new();
+        while !matches!(link.state, State::Waiting { .. }) {
+            let now = link.poll_timeout().unwrap();
+            link.handle_timeout(now);
+            seen.extend(drain(&mut link).into_iter().map(|o| (now - start, o)));
+        }
+        let expected = [
+            (S(15), Output::Ping),
+            (S(30), Output::Ping),
+            (S(40), Output::Close),
+            (S(40), Output::Event(RoomEvent::Disconnected)),
+            (S(40), lost("silent for 40 seconds")),
+        ];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_is_given_up_after_10_s() {
+        let start = crate::clock::now();
+        let mut link = link(start);
+        drain(&mut link);
+        link.handle_timeout(start + S(10));
+        let expected = [Output::Close, lost("no connection within 10 seconds")];
+        assert_eq!(drain(&mut link), expected);
+        let now = link.poll_timeout().unwrap();
+        link.handle_timeout(now);
+        link.handle_connected(now);
+        drain(&mut link);
+        assert_eq!(link.poll_timeout(), Some(now + S(10)));
+        link.handle_timeout(now + S(10));
+        assert_eq!(
+            drain(&mut link),
+            [Output::Close],
+            "that it is lost was said"
+        );
+    }
+
+    #[test]
+    fn leaves_with_a_bye_from_the_room_and_without_one_from_elsewhere() {
+        let now = crate::clock::now();
+        let mut inside = link(now);
+        enter(&mut inside, "", now);
+        inside.handle_leave();
+        let bye = Output::Send(r#"{"type":"bye"}"#.to_owned());
+        assert_eq!(drain(&mut inside), [bye, Output::Close]);
+        assert_eq!(inside.poll_timeout(), None);
+        let mut outside = link(now);
+        drain(&mut outside);
+        outside.handle_leave();
+        assert_eq!(drain(&mut outside), [Output::Close]);
+        outside.handle_connected(now);
+        assert_eq!(drain(&mut outside), []);
+    }
+
+    #[test]
+    fn junk_and_news_from_before_the_join_are_ignored() {
+        let now = crate::clock::now();
+        let mut link = link(now);
+        drain(&mut link);
+        link.handle_connected(now);
+        drain(&mut link);
+        let long = format!(r#"{{"type":"viewer-joined","id":"{}"}}"#, "v".repeat(65));
+        for text in [
+            "",
+            "{}",
+            r#"{"type":"viewer-joined","id":"v-1"}"#,
+            r#"{"type":"offer","from":"v-1","offer":{"type":"offer","sdp":"o"}}"#,
+            &long,
+            &"{".repeat(1000),
+        ] {
+            link.handle_text(text, now);
+        }
+        assert_eq!(drain(&mut link), []);
+        enter(&mut link, "", now);
+        link.handle_text(&joined(r#""v-9""#), now);
+        assert_eq!(drain(&mut link), [], "joined once");
+    }
+
+    #[test]
+    fn follows_a_bounded_number_of_viewers() {
+        let now = crate::clock::now();
+        let mut link = link(now);
+        enter(&mut link, "", now);
+        for n in 0..10_000 {
+            let text = format!(r#"{{"type":"viewer-joined","id":"v-{n}"}}"#);
+            link.handle_text(&text, now);
+            link.handle_text(&text, now);
+        }
+        assert_eq!(drain(&mut link).len(), MAX_VIEWERS);
+        link.handle_text(r#"{"type":"viewer-left","id":"v-999","reason":"bye"}"#, now);
+        assert_eq!(drain(&mut link), [], "nobody we know");
+    }
+}

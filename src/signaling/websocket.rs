@@ -1,0 +1,260 @@
+//! The WebSocket to a room server (RFC 6455, over TLS where the address says so): drives [`Link`].
+//!
+//! Decides nothing. While the engine is busy, no more is read from the server; what the engine
+//! says is always taken, so that the two can never wait for each other.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::{sleep_until, timeout};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{self, Bytes, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tracing::{debug, info, warn};
+use url::Url;
+
+use super::dialect::Join;
+use super::link::{Link, Output, Report};
+use super::server_url::websocket_url;
+use super::{MAX_MESSAGE_BYTES, RoomEvent, RoomMessage};
+use crate::clock;
+use crate::config::{Dialect, Secret};
+
+/// How long a server may take to read one text.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long saying good-bye may take in all.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Buffer for reading, in bytes: a description fits.
+const BUFFER_BYTES: usize = 16 * 1024;
+
+/// Where to go, and as whom.
+#[derive(Clone, Debug)]
+pub struct LinkOptions {
+    /// `ws:`, `wss:`, `http:` or `https:`; without a path, `/ws` is meant.
+    pub server: Url,
+    /// What is spoken there.
+    pub dialect: Dialect,
+    /// Which room.
+    pub room: String,
+    /// The key that the room server asks of devices.
+    pub key: Secret,
+    /// A random text that stays the same while this process runs.
+    pub instance: String,
+}
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+type Connecting = Pin<Box<dyn Future<Output = Result<Socket, tungstenite::Error>> + Send>>;
+
+/// Keeps the device in its room until `messages` is closed; then leaves, which takes at most a
+/// second.
+pub async fn run_link(
+    options: LinkOptions,
+    events: mpsc::Sender<RoomEvent>,
+    mut messages: mpsc::Receiver<RoomMessage>,
+) {
+    choose_cryptography();
+    let join = Join {
+        room: options.room,
+        key: options.key,
+        instance: options.instance,
+    };
+    let seed = getrandom::u64().unwrap_or_else(|_| clock::unix_time().as_secs());
+    let mut driver = Driver {
+        name: format!("{} room {}", server_name(&options.server), join.room),
+        link: Link::new(options.dialect, join, seed, clock::now()),
+        server: websocket_url(options.server),
+        connecting: None,
+        socket: None,
+        events: VecDeque::new(),
+    };
+    loop {
+        driver.perform().await;
+        tokio::select! {
+            message = messages.recv() => match message {
+                Some(message) => driver.link.handle_message(&message),
+                None => break,
+            },
+            permit = events.reserve(), if !driver.events.is_empty() => match permit {
+                Ok(permit) => {
+                    if let Some(event) = driver.events.pop_front() {
+                        permit.send(event); // full: awaits
+                    }
+                }
+                Err(_) => break, // Nobody listens any more.
+            },
+            () = driver.next() => {}
+        }
+    }
+    driver.link.handle_leave();
+    if timeout(LEAVE_TIMEOUT, driver.perform()).await.is_err() {
+        debug!("left without an answer");
+    }
+}
+
+struct Driver {
+    /// For logs.
+    name: String,
+    server: Url,
+    link: Link,
+    connecting: Option<Connecting>,
+    socket: Option<Socket>,
+    /// On their way to the engine.
+    events: VecDeque<RoomEvent>,
+}
+
+impl Driver {
+    /// Waits for the next thing to happen on the network, and reports it to the link. Can be
+    /// dropped at any point without losing anything.
+    async fn next(&mut self) {
+        let deadline = self.link.poll_timeout();
+        let may_read = self.events.is_empty();
+        tokio::select! {
+            connected = async { Some(self.connecting.as_mut()?.await) }, if self.connecting.is_some() => {
+                self.connecting = None;
+                match connected {
+                    Some(Ok(socket)) => {
+                        self.socket = Some(socket);
+                        self.link.handle_connected(clock::now());
+                    }
+                    Some(Err(error)) => self.lost(&error.to_string()),
+                    None => {}
+                }
+            }
+            message = async { self.socket.as_mut()?.next().await }, if self.socket.is_some() && may_read => {
+                self.take(message);
+            }
+            () = sleep_until(deadline.unwrap_or_else(clock::now).into()), if deadline.is_some() => {
+                self.link.handle_timeout(clock::now());
+            }
+        }
+    }
+
+    fn take(&mut self, message: Option<Result<Message, tungstenite::Error>>) {
+        let now = clock::now();
+        match message {
+            Some(Ok(Message::Text(text))) => self.link.handle_text(&text, now),
+            Some(Ok(Message::Binary(bytes))) => match std::str::from_utf8(&bytes) {
+                Ok(text) => self.link.handle_text(text, now),
+                Err(_) => self.link.handle_heard(now),
+            },
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
+                self.link.handle_heard(now);
+            }
+            Some(Ok(Message::Close(_))) | None => self.lost("closed by the room server"),
+            Some(Err(error)) => self.lost(&error.to_string()),
+        }
+    }
+
+    /// Does what the link wants.
+    async fn perform(&mut self) {
+        while let Some(output) = self.link.poll_output() {
+            match output {
+                Output::Connect => self.connecting = Some(connect(self.server.clone())),
+                Output::Send(text) => self.send(Message::text(text)).await,
+                Output::Ping => self.send(Message::Ping(Bytes::new())).await,
+                Output::Close => {
+                    self.connecting = None;
+                    if let Some(socket) = self.socket.take() {
+                        close(socket).await;
+                    }
+                }
+                Output::Event(event) => self.events.push_back(event),
+                Output::Report(report) => self.log(&report),
+            }
+        }
+    }
+
+    async fn send(&mut self, message: Message) {
+        let Some(socket) = &mut self.socket else {
+            return;
+        };
+        match timeout(WRITE_TIMEOUT, socket.send(message)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.lost(&error.to_string()),
+            Err(_) => self.lost("does not read"),
+        }
+    }
+
+    fn lost(&mut self, reason: &str) {
+        self.socket = None;
+        debug!(server = self.name, reason, "connection ended");
+        self.link.handle_closed(reason, clock::now());
+    }
+
+    fn log(&self, report: &Report) {
+        let server = &self.name;
+        match report {
+            Report::Joined => info!(server, "joined the room"),
+            Report::Lost { reason } => {
+                warn!(
+                    server,
+                    ?reason,
+                    "no connection to the room server, trying again"
+                );
+            }
+            Report::Refused { code, message } => {
+                warn!(
+                    server,
+                    ?code,
+                    ?message,
+                    "refused by the room server, trying again"
+                );
+            }
+        }
+    }
+}
+
+fn connect(server: Url) -> Connecting {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(BUFFER_BYTES)
+        .write_buffer_size(0)
+        .max_message_size(Some(MAX_MESSAGE_BYTES))
+        .max_frame_size(Some(MAX_MESSAGE_BYTES));
+    Box::pin(async move {
+        let without_nagle = true;
+        let request = server.as_str();
+        let (socket, _response) =
+            connect_async_with_config(request, Some(config), without_nagle).await?;
+        Ok(socket)
+    })
+}
+
+/// Closes, and waits a little for the server to do so too: it then has read everything.
+async fn close(mut socket: Socket) {
+    let closed = async {
+        socket.close(None).await?;
+        while let Some(message) = socket.next().await {
+            message?;
+        }
+        Ok::<(), tungstenite::Error>(())
+    };
+    match timeout(LEAVE_TIMEOUT, closed).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "closed badly"),
+        Err(_) => debug!("the room server did not close"),
+    }
+}
+
+/// Returns host and port: an address may carry a password, and logs must not.
+fn server_name(server: &Url) -> String {
+    let host = server.host_str().unwrap_or_default();
+    match server.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
+/// Makes `ring` the process's TLS cryptography, unless somebody has chosen already. Were two built
+/// in and none chosen, the first TLS connection would panic.
+fn choose_cryptography() {
+    let provider = rustls::crypto::ring::default_provider();
+    if provider.install_default().is_err() {
+        debug!("TLS cryptography was chosen before");
+    }
+}
