@@ -96,9 +96,9 @@ export function statusOf({ room, media, device, state, picture, frozen, ended })
 
 function liveWords(state, picture, frozen) {
   const video = state?.video ?? 'live';
-  if (state?.camera === false || video === 'off') return { tone: 'idle', words: 'Camera is off' };
+  if (state?.camera === false) return { tone: 'idle', words: 'Camera is off' };
   if (video === 'waiting') return { tone: 'busy', words: waitingWords(state.detail) };
-  if (video === 'starting') return { tone: 'busy', words: 'Camera is starting…' };
+  if (video === 'starting' || video === 'off') return { tone: 'busy', words: 'Camera is starting…' };
   if (video === 'none') return { tone: 'live', words: `Live, sound only${soundWords(state)}` };
   if (frozen) return { tone: 'busy', words: 'The picture stands still: asking for a new one…' };
   if (!picture) return { tone: 'busy', words: 'Waiting for the picture…' };
@@ -112,8 +112,8 @@ function soundWords(state) {
 }
 
 function waitingWords(detail) {
-  if (!detail) return 'Waiting for the camera…';
-  return /^waiting/i.test(detail) ? sentence(detail) : `Waiting for the camera: ${clip(detail)}`;
+  if (!detail) return 'Waiting for camera…';
+  return /^waiting/i.test(detail) ? sentence(detail) : `Waiting for camera: ${clip(detail).replace(/^camera /, '')}`;
 }
 
 function sentence(text) {
