@@ -1,1 +1,62 @@
-fn main() {}
+//! The process: flags → configuration → logging → daemon → exit code.
+
+use std::error::Error;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use roomcam::cli::{Cli, Command};
+use roomcam::daemon::{self, Mode};
+use roomcam::{inspect, logging, watch};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::init(cli.verbose);
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            // One line: what failed, and why.
+            let mut line = format!("roomcam: {error}");
+            let mut cause = error.source();
+            while let Some(inner) = cause {
+                line.push_str(&format!(": {inner}"));
+                cause = inner.source();
+            }
+            // Nobody is left to tell if even this fails.
+            drop(writeln!(std::io::stderr(), "{line}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
+    match command {
+        Command::Run(run) => {
+            let config = run.into_config()?;
+            runtime()?.block_on(daemon::run(config, Mode::Service))?;
+        }
+        Command::Demo(demo) => {
+            let config = demo.into_config()?;
+            runtime()?.block_on(daemon::run(config, Mode::Demonstration))?;
+        }
+        Command::Serve(serve) => {
+            let config = serve.into_config()?;
+            runtime()?.block_on(daemon::serve(config))?;
+        }
+        Command::Watch(options) => {
+            let json = options.json;
+            return Ok(runtime()?.block_on(watch::run(options.into(), json))?);
+        }
+        Command::Devices(devices) => inspect::devices(devices.json)?,
+        Command::Check(check) => return Ok(inspect::check(check.config.as_ref())?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One thread is enough: media has its own.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+}

@@ -4,6 +4,7 @@
 
 use serde::Serialize;
 
+pub mod demand;
 pub mod protocol;
 
 use protocol::Command;

@@ -45,6 +45,7 @@ pub struct Roster {
     next: u64,
     sessions: BTreeMap<SessionId, Entry>,
     parked: HashMap<ViewerId, Vec<CandidateInit>>,
+    has_failed: bool,
 }
 
 #[derive(Debug)]
@@ -63,7 +64,19 @@ impl Roster {
             next: 1,
             sessions: BTreeMap::new(),
             parked: HashMap::new(),
+            has_failed: false,
         }
+    }
+
+    /// Records that a connection failed before it was up, perhaps for want of common cryptography.
+    pub const fn handle_failed(&mut self) {
+        self.has_failed = true;
+    }
+
+    /// Returns whether some connection failed before it was up: be generous from then on.
+    #[must_use]
+    pub const fn has_failed(&self) -> bool {
+        self.has_failed
     }
 
     /// Takes an offer.

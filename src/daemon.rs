@@ -1,0 +1,466 @@
+//! The only place where the parts are put together, started and stopped.
+//!
+//! ```text
+//! threads: main (room server, link, signals) · engine (media) · video · audio
+//! start:   room server → capture threads → engine → link → READY=1
+//! stop:    STOPPING=1 → viewers told → room left → threads joined → exit 0, within 2 s
+//! ```
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinSet;
+use url::Url;
+
+use crate::audio::capture::{AudioRequest, AudioStatus};
+use crate::config::{Config, Secret};
+use crate::engine::{EngineChannels, EngineError, EngineOptions, Pulse};
+use crate::keys::{self, KeyError};
+use crate::rtp::{AudioFrame, VideoFrame};
+use crate::server::{Server, ServerError, ServerOptions};
+use crate::signaling::websocket::{LinkOptions, run_link};
+use crate::systemd::Notifier;
+use crate::video::capture::{CaptureRequest, CaptureStatus};
+use crate::{audio, clock, engine, video};
+
+/// Video frames between capture and engine. The engine takes each at once; a sixth of a second at
+/// 90 fps is for a machine that stumbles.
+const VIDEO_QUEUE: usize = 16;
+
+/// Audio frames between capture and engine: 320 ms.
+const AUDIO_QUEUE: usize = 16;
+
+/// Signals between link and engine.
+const SIGNAL_QUEUE: usize = 256;
+
+/// How long the threads get to end.
+const JOIN_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+/// What kind of daemon this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// For months: the room's key is kept, and not printed where a log would keep it.
+    Service,
+    /// For a look: a new key each time, and the whole URL printed.
+    Demonstration,
+}
+
+/// Why the daemon does not start, or ends.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The embedded room server.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The media thread.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The room's key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The URL of the room server.
+    #[error("room.server = {url:?} is no URL: write it like wss://rooms.example.org/ws")]
+    ServerUrl {
+        /// As configured.
+        url: String,
+        /// What is wrong with it.
+        source: url::ParseError,
+    },
+    /// Threads, signals, standard output.
+    #[error("cannot start")]
+    Start(#[from] io::Error),
+    /// A thread ended that never should.
+    #[error("bug: the media thread ended by itself")]
+    EngineEnded,
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+///
+/// [`DaemonError`], where it cannot start, or where it ended by itself.
+pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
+    let notifier = Notifier::from_env();
+    let mut stop = StopSignals::new()?;
+    let (shutdown, shut) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+
+    let room = Room::open(&config, mode, &shut, &mut tasks).await?;
+    let (capture, channels) = start_capture(&config, shut.clone())?;
+    let CaptureThreads {
+        threads,
+        _keep: _senders,
+    } = capture;
+    let (event_tx, events) = mpsc::channel(SIGNAL_QUEUE);
+    let (messages, message_rx) = mpsc::channel(SIGNAL_QUEUE);
+    let (pulse, mut pulses) = watch::channel(Pulse {
+        at: clock::now(),
+        viewers: 0,
+        summary: "starting".to_owned(),
+    });
+    let engine = engine::spawn(
+        EngineOptions {
+            webrtc: config.webrtc.clone(),
+            control: config.control.clone(),
+            video_bitrate_bps: config.video.bitrate_kbps.saturating_mul(1_000),
+            has_video: config.video.source != "none",
+            has_audio: config.audio.source != "none",
+            offer_loopback: room.is_local,
+        },
+        channels.with(events, messages, pulse),
+    )?;
+    tasks.spawn(run_link(room.link, event_tx, message_rx));
+
+    if let Some(page) = &room.page {
+        announce(page, mode)?;
+    }
+    notifier.ready();
+    let ended_by_itself = loop {
+        tokio::select! {
+            () = stop.recv() => break false,
+            changed = pulses.changed() => {
+                if changed.is_err() {
+                    break true;
+                }
+                let pulse = pulses.borrow_and_update();
+                notifier.watchdog();
+                notifier.status(&pulse.summary);
+            }
+        }
+    };
+
+    notifier.stopping();
+    shutdown.send_replace(true);
+    tracing::info!("stopping");
+    let everything_ended = async {
+        join(threads.into_iter().chain([engine])).await;
+        while tasks.join_next().await.is_some() {}
+    };
+    if tokio::time::timeout(JOIN_TIMEOUT, everything_ended)
+        .await
+        .is_err()
+    {
+        tracing::warn!("something did not stop in time and is left behind");
+    }
+    if ended_by_itself {
+        return Err(DaemonError::EngineEnded);
+    }
+    Ok(())
+}
+
+/// Runs the room server alone until it is told to stop.
+///
+/// # Errors
+///
+/// [`DaemonError`] where it cannot start.
+pub async fn serve(config: Config) -> Result<(), DaemonError> {
+    let mut stop = StopSignals::new()?;
+    let viewer_key = or_generate(&config.room.key)?;
+    let device_key = or_generate(&config.server.device_key)?;
+    let server = Server::bind(ServerOptions {
+        listen: config.server.listen,
+        viewer_key: viewer_key.clone(),
+        device_key: device_key.clone(),
+        allowed_origins: config.server.allowed_origins,
+        ice_servers: config.webrtc.ice_servers,
+    })
+    .await?;
+    let page = page_url(server.local_addr(), &config.room.name, &viewer_key);
+    let origin = page.url.split('#').next().unwrap_or_default().to_owned();
+    let mut out = io::stdout().lock();
+    writeln!(out, "Viewers open  {}", page.url)?;
+    writeln!(
+        out,
+        "Devices run   roomcam run --server {origin} --room {} --key {}",
+        config.room.name,
+        device_key.expose()
+    )?;
+    out.flush()?;
+    drop(out);
+    let (shutdown, shut) = watch::channel(false);
+    let notifier = Notifier::from_env();
+    notifier.ready();
+    let running = server.run(shut);
+    tokio::pin!(running);
+    tokio::select! {
+        () = stop.recv() => {}
+        () = &mut running => return Ok(()),
+    }
+    notifier.stopping();
+    shutdown.send_replace(true);
+    running.await;
+    Ok(())
+}
+
+/// The room, as the device sees it.
+struct Room {
+    link: LinkOptions,
+    /// Whether the room server is on this machine.
+    is_local: bool,
+    page: Option<Page>,
+}
+
+/// Where to watch.
+struct Page {
+    url: String,
+    /// The same without the key.
+    public_url: String,
+}
+
+impl Room {
+    /// Starts the embedded server, unless one elsewhere is configured.
+    async fn open(
+        config: &Config,
+        mode: Mode,
+        shut: &watch::Receiver<bool>,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<Self, DaemonError> {
+        let instance = keys::generate()?.expose().to_owned();
+        let link = |server, key| LinkOptions {
+            server,
+            dialect: config.room.dialect,
+            room: config.room.name.clone(),
+            key,
+            instance,
+        };
+        if !config.room.server.is_empty() {
+            let server =
+                Url::parse(&config.room.server).map_err(|source| DaemonError::ServerUrl {
+                    url: config.room.server.clone(),
+                    source,
+                })?;
+            let is_local = match server.host() {
+                Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+                Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+                Some(url::Host::Domain(name)) => name == "localhost",
+                None => false,
+            };
+            return Ok(Self {
+                link: link(server, config.room.key.clone()),
+                is_local,
+                page: None,
+            });
+        }
+        let viewer_key = match mode {
+            _ if !config.room.key.is_empty() => config.room.key.clone(),
+            Mode::Demonstration => keys::generate()?,
+            Mode::Service => keys::load_or_create(&keys::state_directory())?,
+        };
+        let device_key = keys::generate()?;
+        let server = Server::bind(ServerOptions {
+            listen: config.server.listen,
+            viewer_key: viewer_key.clone(),
+            device_key: device_key.clone(),
+            allowed_origins: config.server.allowed_origins.clone(),
+            ice_servers: config.webrtc.ice_servers.clone(),
+        })
+        .await?;
+        let address = server.local_addr();
+        tasks.spawn(server.run(shut.clone()));
+        let local = SocketAddr::new(reachable_from_here(address.ip()), address.port());
+        let url = format!("ws://{local}/ws");
+        let url = Url::parse(&url).map_err(|source| DaemonError::ServerUrl { url, source })?;
+        Ok(Self {
+            link: link(url, device_key),
+            is_local: address.ip().is_loopback(),
+            page: Some(page_url(address, &config.room.name, &viewer_key)),
+        })
+    }
+}
+
+/// Says where to watch: on standard output, for people and programs.
+fn announce(page: &Page, mode: Mode) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if mode == Mode::Demonstration || out.is_terminal() {
+        writeln!(out, "Open {}", page.url)?;
+    } else {
+        // Standard output may be a log, and a log is no place for a key.
+        let key = keys::state_directory().join("key");
+        writeln!(
+            out,
+            "Open {} with the key of room.key or of {}",
+            page.public_url,
+            key.display()
+        )?;
+    }
+    out.flush()
+}
+
+fn page_url(address: SocketAddr, room: &str, key: &Secret) -> Page {
+    let ip = if address.ip().is_unspecified() {
+        first_interface_address(address.ip())
+    } else {
+        address.ip()
+    };
+    let public_url = format!("http://{}/#room={room}", SocketAddr::new(ip, address.port()));
+    let key: String = url::form_urlencoded::byte_serialize(key.expose().as_bytes()).collect();
+    Page {
+        url: format!("{public_url}&key={key}"),
+        public_url,
+    }
+}
+
+fn first_interface_address(unspecified: IpAddr) -> IpAddr {
+    if_addrs::get_if_addrs()
+        .unwrap_or_default()
+        .iter()
+        .filter(|interface| engine::gather::is_useful(&interface.name, interface.ip()))
+        .map(if_addrs::Interface::ip)
+        .find(IpAddr::is_ipv4)
+        .unwrap_or_else(|| reachable_from_here(unspecified))
+}
+
+fn reachable_from_here(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    }
+}
+
+fn or_generate(key: &Secret) -> Result<Secret, KeyError> {
+    if key.is_empty() {
+        keys::generate()
+    } else {
+        Ok(key.clone())
+    }
+}
+
+/// The running capture threads, and the ends of channels that a missing source would have held.
+struct CaptureThreads {
+    threads: Vec<JoinHandle<()>>,
+    _keep: (
+        broadcast::Sender<Arc<VideoFrame>>,
+        broadcast::Sender<Arc<AudioFrame>>,
+        watch::Sender<CaptureStatus>,
+        watch::Sender<AudioStatus>,
+    ),
+}
+
+/// The engine's ends of the capture channels.
+struct CaptureChannels {
+    video: broadcast::Receiver<Arc<VideoFrame>>,
+    audio: broadcast::Receiver<Arc<AudioFrame>>,
+    video_status: watch::Receiver<CaptureStatus>,
+    audio_status: watch::Receiver<AudioStatus>,
+    video_request: watch::Sender<CaptureRequest>,
+    audio_request: watch::Sender<AudioRequest>,
+    shutdown: watch::Receiver<bool>,
+}
+
+impl CaptureChannels {
+    fn with(
+        self,
+        events: mpsc::Receiver<crate::signaling::RoomEvent>,
+        messages: mpsc::Sender<crate::signaling::RoomMessage>,
+        pulse: watch::Sender<Pulse>,
+    ) -> EngineChannels {
+        EngineChannels {
+            events,
+            messages,
+            video: self.video,
+            audio: self.audio,
+            video_status: self.video_status,
+            audio_status: self.audio_status,
+            video_request: self.video_request,
+            audio_request: self.audio_request,
+            pulse,
+            shutdown: self.shutdown,
+        }
+    }
+}
+
+fn start_capture(
+    config: &Config,
+    shutdown: watch::Receiver<bool>,
+) -> io::Result<(CaptureThreads, CaptureChannels)> {
+    let runtime = tokio::runtime::Handle::current();
+    // full: oldest lost, viewers wait for a keyframe
+    let (video_tx, video) = broadcast::channel(VIDEO_QUEUE);
+    let (audio_tx, audio) = broadcast::channel(AUDIO_QUEUE);
+    let (video_status_tx, video_status) = watch::channel(CaptureStatus::Off);
+    let (audio_status_tx, audio_status) = watch::channel(AudioStatus::Off);
+    let (video_request, video_requests) = watch::channel(CaptureRequest {
+        run: false,
+        shutdown: false,
+        bitrate_bps: config.video.bitrate_kbps.saturating_mul(1_000),
+        keyframe_serial: 0,
+    });
+    let (audio_request, audio_requests) = watch::channel(AudioRequest {
+        run: false,
+        muted: config.control.muted,
+        shutdown: false,
+    });
+    let mut threads = Vec::new();
+    if config.video.source != "none" {
+        threads.push(video::capture::spawn(
+            config.video.clone(),
+            runtime.clone(),
+            video_requests,
+            video_tx.clone(),
+            video_status_tx.clone(),
+        )?);
+    }
+    if config.audio.source != "none" {
+        threads.push(audio::capture::spawn(
+            config.audio.clone(),
+            runtime,
+            audio_requests,
+            audio_tx.clone(),
+            audio_status_tx.clone(),
+        )?);
+    }
+    let capture = CaptureThreads {
+        threads,
+        _keep: (video_tx, audio_tx, video_status_tx, audio_status_tx),
+    };
+    let channels = CaptureChannels {
+        video,
+        audio,
+        video_status,
+        audio_status,
+        video_request,
+        audio_request,
+        shutdown,
+    };
+    Ok((capture, channels))
+}
+
+/// Waits for threads without holding up the tasks beside them.
+async fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
+    const POLL_INTERVAL: Duration = Duration::from_millis(5);
+    for thread in threads {
+        while !thread.is_finished() {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        if thread.join().is_err() {
+            tracing::error!("bug: a thread panicked");
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Our ICE candidates: which addresses viewers can reach us at (RFC 8445 §5.1, RFC 8839 §5.1).
+//!
+//! Host candidates of this machine's interfaces or of the configured addresses, and the
+//! server-reflexive ones that STUN servers tell (RFC 8489). Relays are left to the viewers, who get the TURN servers from the room
+//! server: one relay between two peers is enough. Pure.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Most host candidates that are offered. Each costs the viewer a series of checks.
+pub const MAX_HOST_CANDIDATES: usize = 8;
+
+/// Names of interfaces that lead to containers and virtual machines on this host alone.
+const LOCAL_ONLY: [&str; 7] = ["docker", "veth", "br-", "virbr", "cni", "flannel", "lxc"];
+
+/// Returns whether a viewer elsewhere could reach an interface.
+#[must_use]
+pub fn is_useful(interface: &str, address: IpAddr) -> bool {
+    let local_only = LOCAL_ONLY.iter().any(|name| interface.starts_with(name));
+    let routable = match address {
+        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local() && !v4.is_unspecified(),
+        IpAddr::V6(v6) => {
+            !v6.is_loopback() && !v6.is_unicast_link_local() && !v6.is_unspecified()
+        }
+    };
+    routable && !local_only
+}
+
+/// Returns the `candidate:…` line of an address of ours. `index` orders them: 0 is tried first.
+#[must_use]
+pub fn host_candidate(address: SocketAddr, index: u16) -> String {
+    const HOST_PREFERENCE: u32 = 126;
+    format!(
+        "candidate:{} 1 udp {} {} {} typ host",
+        foundation(HOST_PREFERENCE, index),
+        priority(HOST_PREFERENCE, index),
+        address.ip(),
+        address.port(),
+    )
+}
+
+/// Returns the `candidate:…` line of the address that a STUN server sees us at.
+#[must_use]
+pub fn reflexive_candidate(address: SocketAddr, index: u16) -> String {
+    const REFLEXIVE_PREFERENCE: u32 = 100;
+    // The base is not told (RFC 8839 §5.1 allows 0.0.0.0): it is nobody's business.
+    let base = match address.ip() {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    format!(
+        "candidate:{} 1 udp {} {} {} typ srflx raddr {base} rport 0",
+        foundation(REFLEXIVE_PREFERENCE, index),
+        priority(REFLEXIVE_PREFERENCE, index),
+        address.ip(),
+        address.port(),
+    )
+}
+
+/// RFC 8445 §5.1.2.1.
+const fn priority(type_preference: u32, index: u16) -> u32 {
+    const COMPONENT: u32 = 1;
+    (type_preference << 24) | ((u16::MAX - index) as u32) << 8 | (256 - COMPONENT)
+}
+
+const fn foundation(type_preference: u32, index: u16) -> u32 {
+    type_preference << 16 | index as u32
+}
+
+const MAGIC_COOKIE: u32 = 0x2112_a442;
+
+/// Returns a STUN binding request.
+#[must_use]
+pub fn binding_request(transaction: [u8; 12]) -> [u8; 20] {
+    let mut request = [0; 20];
+    let (head, id) = request.split_at_mut(8);
+    head.copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
+    id.copy_from_slice(&transaction);
+    request
+}
+
+/// Returns the address in the response to the binding request of `transaction`; `None` where it is
+/// anything else.
+#[must_use]
+pub fn mapped_address(response: &[u8], transaction: [u8; 12]) -> Option<SocketAddr> {
+    const SUCCESS: [u8; 2] = [0x01, 0x01];
+    const XOR_MAPPED_ADDRESS: [u8; 2] = [0x00, 0x20];
+    if response.get(..2)? != SUCCESS
+        || response.get(4..8)? != MAGIC_COOKIE.to_be_bytes()
+        || response.get(8..20)? != transaction
+    {
+        return None;
+    }
+    let mut rest = response.get(20..)?;
+    while let [t0, t1, l0, l1, tail @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*l0, *l1]));
+        let value = tail.get(..length)?;
+        if [*t0, *t1] == XOR_MAPPED_ADDRESS {
+            return unmask(value, transaction);
+        }
+        rest = tail.get(length.next_multiple_of(4)..)?;
+    }
+    None
+}
+
+/// RFC 8489 §14.2.
+fn unmask(value: &[u8], transaction: [u8; 12]) -> Option<SocketAddr> {
+    let [_, family, p0, p1, address @ ..] = value else {
+        return None;
+    };
+    let [m0, m1, ..] = MAGIC_COOKIE.to_be_bytes();
+    let port = u16::from_be_bytes([p0 ^ m0, p1 ^ m1]);
+    let ip = match family {
+        1 => {
+            let bytes: [u8; 4] = address.try_into().ok()?;
+            IpAddr::V4(Ipv4Addr::from_bits(u32::from_be_bytes(bytes) ^ MAGIC_COOKIE))
+        }
+        2 => {
+            let bytes: [u8; 16] = address.try_into().ok()?;
+            let mut mask = [0; 16];
+            let (cookie, id) = mask.split_at_mut(4);
+            cookie.copy_from_slice(&MAGIC_COOKIE.to_be_bytes());
+            id.copy_from_slice(&transaction);
+            let plain = u128::from_be_bytes(bytes) ^ u128::from_be_bytes(mask);
+            IpAddr::V6(Ipv6Addr::from_bits(plain))
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_address_has_the_highest_priority() {
+        let address = SocketAddr::from(([192, 0, 2, 7], 5000));
+        assert_eq!(
+            host_candidate(address, 0),
+            "candidate:8257536 1 udp 2130706431 192.0.2.7 5000 typ host"
+        );
+        assert!(priority(126, 0) > priority(126, 1) && priority(126, 9) > priority(100, 0));
+    }
+
+    #[test]
+    fn containers_loopback_and_link_local_addresses_are_left_out() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert!(is_useful("wlan0", ip("192.168.1.5")));
+        assert!(is_useful("tailscale0", ip("100.64.0.1")));
+        for (name, address) in [
+            ("docker0", "172.17.0.1"),
+            ("br-12ab", "172.18.0.1"),
+            ("lo", "127.0.0.1"),
+            ("eth0", "169.254.3.4"),
+            ("eth0", "fe80::1"),
+        ] {
+            assert!(!is_useful(name, ip(address)), "{name} {address}");
+        }
+    }
+
+    /// RFC 5769 §2.2 and §2.3.
+    #[test]
+    fn reads_the_addresses_of_the_test_vectors() {
+        let id = [
+            0xb7, 0xe7, 0xa7, 0x01, 0xbc, 0x34, 0xd6, 0x86, 0xfa, 0x87, 0xdf, 0xae,
+        ];
+        let response = |attribute: &[u8]| {
+            let mut bytes = vec![1, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42];
+            bytes.extend_from_slice(&id);
+            bytes.extend_from_slice(attribute);
+            bytes
+        };
+        let v4 = response(&[0, 0x20, 0, 8, 0, 1, 0xa1, 0x47, 0xe1, 0x12, 0xa6, 0x43]);
+        let expected = SocketAddr::from(([192, 0, 2, 1], 32853));
+        assert_eq!(mapped_address(&v4, id), Some(expected));
+        let v6 = response(&[
+            0, 0x20, 0, 0x14, 0, 2, 0xa1, 0x47, 0x01, 0x13, 0xa9, 0xfa, 0xa5, 0xd3, 0xf1, 0x79,
+            0xbc, 0x25, 0xf4, 0xb5, 0xbe, 0xd2, 0xb9, 0xd9,
+        ]);
+        let expected = "[2001:db8:1234:5678:11:2233:4455:6677]:32853";
+        assert_eq!(mapped_address(&v6, id), Some(expected.parse().unwrap()));
+
+        assert_eq!(mapped_address(&v4, [0; 12]), None, "not our transaction");
+        for end in 0..v4.len() {
+            assert_eq!(mapped_address(&v4[..end], id), None);
+        }
+    }
+}

@@ -1,0 +1,741 @@
+//! The media thread: drives all viewers.
+//!
+//! Frames, datagrams, signals and timers go to the viewers' machines; their datagrams leave in
+//! batches, their events become requests to the capture threads and texts to the room. Nothing is
+//! decided here that a pure module could decide.
+//!
+//! | file         | what                                                            |
+//! |--------------|-----------------------------------------------------------------|
+//! | `udp.rs`     | sockets: GSO, GRO, interfaces                                   |
+//! | `demux.rs`   | datagram → session                                              |
+//! | `gather.rs`  | our ICE candidates                                              |
+//! | `stun.rs`    | asks STUN servers how they see us                               |
+//! | `session.rs` | one viewer's machine and its outgoing batch; catches its panics |
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::sync::{broadcast, mpsc, watch};
+
+use crate::audio::capture::{AudioRequest, AudioStatus};
+use crate::config;
+use crate::control::demand::Demand;
+use crate::control::protocol::{self, Command};
+use crate::control::{DeviceState, Report, SourceState};
+use crate::rtp::gop::Gop;
+use crate::rtp::{AudioFrame, VideoFrame};
+use crate::signaling::{CandidateInit, RoomEvent, RoomMessage, ViewerId};
+use crate::video::capture::{CaptureRequest, CaptureStatus};
+use crate::viewer::keyframes::KeyframeRequests;
+use crate::viewer::offer;
+use crate::viewer::roster::{Admitted, Roster, SessionId};
+use crate::viewer::webrtc::{Certificate, Datagram, PeerError, PeerOptions};
+use crate::viewer::{Ended, Viewer, ViewerEvent};
+use crate::clock;
+
+pub mod demux;
+pub mod gather;
+mod session;
+mod stun;
+pub mod udp;
+
+use demux::Demux;
+use session::Session;
+use udp::{PortError, ReceiveBuffer, UdpPort};
+
+/// How often the engine shows that it is alive while nothing happens.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How long viewers get to be told at the end.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// What is fixed when the engine starts.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// `[webrtc]`
+    pub webrtc: config::WebRtc,
+    /// `[control]`
+    pub control: config::Control,
+    /// Target of the video encoder, in bit/s.
+    pub video_bitrate_bps: u32,
+    /// Whether there is a video source at all.
+    pub has_video: bool,
+    /// Whether there is an audio source at all.
+    pub has_audio: bool,
+    /// Whether to offer the loopback address: the room server is on this machine.
+    pub offer_loopback: bool,
+}
+
+/// What connects the engine to the rest of the daemon.
+#[derive(Debug)]
+pub struct EngineChannels {
+    /// What happens in the room.
+    pub events: mpsc::Receiver<RoomEvent>,
+    /// What we say in the room.
+    pub messages: mpsc::Sender<RoomMessage>,
+    /// Pictures.
+    pub video: broadcast::Receiver<Arc<VideoFrame>>,
+    /// Sound.
+    pub audio: broadcast::Receiver<Arc<AudioFrame>>,
+    /// What the camera does.
+    pub video_status: watch::Receiver<CaptureStatus>,
+    /// What the microphone does.
+    pub audio_status: watch::Receiver<AudioStatus>,
+    /// What the camera is to do.
+    pub video_request: watch::Sender<CaptureRequest>,
+    /// What the microphone is to do.
+    pub audio_request: watch::Sender<AudioRequest>,
+    /// What the engine does, for systemd and people.
+    pub pulse: watch::Sender<Pulse>,
+    /// True ends the engine.
+    pub shutdown: watch::Receiver<bool>,
+}
+
+/// A sign of life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pulse {
+    /// When it was given.
+    pub at: Instant,
+    /// How many watch.
+    pub viewers: usize,
+    /// In words, for `systemctl status`.
+    pub summary: String,
+}
+
+/// Why the engine cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The media port is in use.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// No thread, no runtime, no randomness.
+    #[error("cannot start the media thread")]
+    Start(#[from] io::Error),
+    /// No DTLS certificate.
+    #[error("cannot make a DTLS certificate: {0}")]
+    Certificate(#[from] PeerError),
+}
+
+/// Opens the media port and starts the thread.
+///
+/// # Errors
+///
+/// [`EngineError`]; where the port is in use, the message says what to do.
+pub fn spawn(
+    options: EngineOptions,
+    channels: EngineChannels,
+) -> Result<JoinHandle<()>, EngineError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()?;
+    let certificate = Certificate::generate()?;
+    let port = {
+        let _guard = runtime.enter();
+        UdpPort::bind(options.webrtc.udp_port)?
+    };
+    tracing::info!(port = port.port(), "media port opened");
+    let thread = std::thread::Builder::new().name("engine".to_owned());
+    Ok(thread.spawn(move || {
+        runtime.block_on(Engine::new(options, channels, certificate, port).run());
+    })?)
+}
+
+struct Engine {
+    options: EngineOptions,
+    channels: EngineChannels,
+    certificate: Certificate,
+    port: UdpPort,
+    /// Where no configured address applies: of this family we have no address at all.
+    advertised: Vec<IpAddr>,
+    reflexive: stun::Reflexive,
+    demux: Demux,
+    roster: Roster,
+    sessions: BTreeMap<SessionId, Session>,
+    device: DeviceState,
+    demand: Demand,
+    keyframes: KeyframeRequests,
+    gop: Gop,
+    last_report: Option<Report>,
+    in_room: bool,
+}
+
+/// One thing that woke the engine.
+enum Input {
+    Video(Arc<VideoFrame>),
+    VideoLost(u64),
+    Audio(Arc<AudioFrame>),
+    AudioLost,
+    Room(RoomEvent),
+    Datagrams,
+    Reflexive(SocketAddr),
+    Status,
+    Timer,
+    Stop,
+}
+
+impl Engine {
+    fn new(
+        options: EngineOptions,
+        channels: EngineChannels,
+        certificate: Certificate,
+        port: UdpPort,
+    ) -> Self {
+        Self {
+            advertised: options.webrtc.advertised_addresses.clone(),
+            reflexive: stun::Reflexive::new(&options.webrtc.ice_servers),
+            roster: Roster::new(options.webrtc.max_viewers),
+            device: DeviceState {
+                camera: options.control.camera,
+                muted: options.control.muted,
+            },
+            demand: Demand::new(options.control.idle_timeout()),
+            options,
+            channels,
+            certificate,
+            port,
+            demux: Demux::new(),
+            sessions: BTreeMap::new(),
+            keyframes: KeyframeRequests::new(),
+            gop: Gop::new(),
+            last_report: None,
+            in_room: false,
+        }
+    }
+
+    async fn run(mut self) {
+        let mut buffer = ReceiveBuffer::new();
+        loop {
+            let input = self.next_input().await;
+            let now = clock::now();
+            match input {
+                Input::Video(frame) => self.handle_video(&frame, now),
+                Input::VideoLost(missed) => self.handle_video_lost(missed),
+                Input::Audio(frame) => {
+                    for session in self.sessions.values_mut() {
+                        session.with(|viewer| viewer.handle_audio(&frame));
+                    }
+                }
+                Input::AudioLost | Input::Status | Input::Timer => {}
+                Input::Room(event) => self.handle_room_event(event, now),
+                Input::Datagrams => self.handle_datagrams(&mut buffer, now),
+                Input::Reflexive(address) => self.announce_reflexive(address),
+                Input::Stop => break,
+            }
+            self.handle_timers(now);
+            self.settle(now);
+        }
+        self.stop().await;
+    }
+
+    /// Waits for the next input. Frames first: they are what viewers wait for.
+    async fn next_input(&mut self) -> Input {
+        let wake_at = self.next_timer();
+        let channels = &mut self.channels;
+        tokio::select! {
+            biased;
+            stop = channels.shutdown.wait_for(|stop| *stop) => {
+                drop(stop);
+                Input::Stop
+            }
+            frame = channels.video.recv() => match frame {
+                Ok(frame) => Input::Video(frame),
+                Err(broadcast::error::RecvError::Lagged(missed)) => Input::VideoLost(missed),
+                Err(broadcast::error::RecvError::Closed) => Input::Stop,
+            },
+            frame = channels.audio.recv() => match frame {
+                Ok(frame) => Input::Audio(frame),
+                Err(broadcast::error::RecvError::Lagged(_)) => Input::AudioLost,
+                Err(broadcast::error::RecvError::Closed) => Input::Stop,
+            },
+            ready = self.port.ready() => {
+                if let Err(error) = ready {
+                    tracing::warn!(%error, "the media port failed");
+                }
+                Input::Datagrams
+            }
+            event = channels.events.recv() => event.map_or(Input::Stop, Input::Room),
+            changed = channels.video_status.changed() => {
+                changed.map_or(Input::Stop, |()| Input::Status)
+            }
+            changed = channels.audio_status.changed() => {
+                changed.map_or(Input::Stop, |()| Input::Status)
+            }
+            address = self.reflexive.next() => Input::Reflexive(address),
+            () = tokio::time::sleep_until(wake_at.into()) => Input::Timer,
+        }
+    }
+
+    fn next_timer(&self) -> Instant {
+        let heartbeat = self.channels.pulse.borrow().at + HEARTBEAT;
+        self.sessions
+            .values()
+            .filter_map(Session::timeout)
+            .chain(self.demand.poll_timeout())
+            .chain(self.keyframes.poll_timeout())
+            .chain(self.reflexive.poll_timeout())
+            .chain([heartbeat])
+            .min()
+            .unwrap_or(heartbeat)
+    }
+
+    fn handle_timers(&mut self, now: Instant) {
+        for session in self.sessions.values_mut() {
+            if session.timeout().is_some_and(|at| at <= now) {
+                session.with(|viewer| viewer.handle_timeout(now));
+            }
+        }
+        for (server, request) in self.reflexive.poll_requests(now) {
+            let anywhere = Ipv4Addr::UNSPECIFIED.into();
+            self.port.send(anywhere, server, request.len(), &request);
+        }
+    }
+
+    fn handle_video(&mut self, frame: &Arc<VideoFrame>, now: Instant) {
+        // A frame that was on its way when the camera was switched off is not shown.
+        if !self.device.camera {
+            return;
+        }
+        self.gop.push(frame);
+        for session in self.sessions.values_mut() {
+            session.with(|viewer| viewer.handle_video(frame, now));
+        }
+    }
+
+    fn handle_video_lost(&mut self, missed: u64) {
+        tracing::debug!(missed, "the media thread fell behind the camera");
+        self.gop.clear();
+        for session in self.sessions.values_mut() {
+            session.with(|viewer| viewer.handle_lag(missed));
+        }
+    }
+
+    fn handle_datagrams(&mut self, buffer: &mut ReceiveBuffer, now: Instant) {
+        let Self {
+            port,
+            demux,
+            sessions,
+            reflexive,
+            advertised,
+            ..
+        } = self;
+        port.exchange(buffer, |local, peer, bytes| {
+            if reflexive.handle_response(peer, bytes) {
+                return;
+            }
+            let Some(session) = demux.route(peer, bytes) else {
+                return;
+            };
+            if let Some(session) = sessions.get_mut(&session) {
+                let datagram = Datagram {
+                    local: advertised_for(advertised, local),
+                    peer,
+                    bytes: BytesMut::from(bytes),
+                };
+                session.with(|viewer| viewer.handle_datagram(datagram, now));
+            }
+        });
+    }
+
+    fn handle_room_event(&mut self, event: RoomEvent, now: Instant) {
+        match event {
+            RoomEvent::Joined { ice_servers } => {
+                self.in_room = true;
+                self.reflexive.add_servers(&ice_servers);
+            }
+            RoomEvent::Disconnected => self.in_room = false,
+            RoomEvent::ViewerJoined(viewer) => {
+                tracing::debug!(viewer = viewer.0, "viewer entered the room");
+            }
+            RoomEvent::ViewerLeft { viewer, on_purpose } => {
+                for session in self.roster.handle_left(&viewer, on_purpose) {
+                    self.close(session, "left the room");
+                }
+            }
+            RoomEvent::Offer { viewer, sdp } => self.handle_offer(&viewer, &sdp, now),
+            RoomEvent::Answer { viewer, .. } => {
+                tracing::debug!(viewer = viewer.0, "ignored an answer nobody asked for");
+            }
+            RoomEvent::Candidate { viewer, candidate } => {
+                if let Some(session) = self.roster.handle_candidate(&viewer, &candidate)
+                    && let Some(session) = self.sessions.get_mut(&session)
+                {
+                    session.with(|viewer| viewer.handle_candidate(&candidate));
+                }
+            }
+        }
+    }
+
+    fn handle_offer(&mut self, viewer: &ViewerId, sdp: &str, now: Instant) {
+        let summary = match offer::read(sdp) {
+            Ok(summary) => summary,
+            Err(error) => return self.refuse(viewer, "bad-offer", error.to_string()),
+        };
+        let session = match self.roster.handle_offer(viewer, summary) {
+            Admitted::Full => {
+                let max = self.options.webrtc.max_viewers;
+                let message = format!("{max} viewers are watching already, which is the limit");
+                return self.refuse(viewer, "room-full", message);
+            }
+            Admitted::Renegotiate(session) => session,
+            Admitted::New { session, displaced } => {
+                for displaced in displaced {
+                    self.close(displaced, "displaced by a newer attempt");
+                }
+                match self.new_viewer(now) {
+                    Ok(machine) => {
+                        let machine = Session::new(session, machine);
+                        self.sessions.insert(session, machine);
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "cannot make a peer connection");
+                        self.roster.handle_ended(session);
+                        return;
+                    }
+                }
+                session
+            }
+        };
+        let candidates = self.host_candidates();
+        let Some(machine) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        let answered = machine.with(|viewer| viewer.handle_offer(sdp, &candidates, now));
+        match answered {
+            Some(Ok(answer)) => {
+                for ufrag in offer::ufrags(&answer) {
+                    self.demux.add_ufrag(ufrag, session);
+                }
+                for candidate in self.roster.take_parked(viewer) {
+                    machine.with(|viewer| viewer.handle_candidate(&candidate));
+                }
+                self.say(RoomMessage::Answer {
+                    viewer: viewer.clone(),
+                    sdp: answer,
+                });
+                for (address, index) in self.reflexive.addresses() {
+                    self.trickle(viewer.clone(), gather::reflexive_candidate(address, index));
+                }
+            }
+            Some(Err(error)) => {
+                self.end(session);
+                self.refuse(viewer, "bad-offer", format!("cannot answer the offer: {error}"));
+            }
+            None => self.end(session),
+        }
+    }
+
+    fn new_viewer(&self, now: Instant) -> Result<Viewer, PeerError> {
+        let options = PeerOptions {
+            certificate: self.certificate.clone(),
+            latency: self.options.webrtc.latency,
+            first_ssrc: random_u32(),
+            gcm_only: !self.roster.has_failed(),
+        };
+        Viewer::new(&options, random_u32(), now)
+    }
+
+    /// The configured addresses, or those of this machine as they are now.
+    fn host_candidates(&self) -> Vec<String> {
+        let addresses = if self.advertised.is_empty() {
+            self.port.interface_addresses(self.options.offer_loopback)
+        } else {
+            self.advertised.clone()
+        };
+        let port = self.port.port();
+        (0_u16..)
+            .zip(addresses)
+            .map(|(i, ip)| gather::host_candidate(SocketAddr::new(ip, port), i))
+            .collect()
+    }
+
+    /// A STUN server told an address of ours: viewers that are still connecting may need it.
+    fn announce_reflexive(&mut self, address: SocketAddr) {
+        let candidate = gather::reflexive_candidate(address, 0);
+        let connecting: Vec<ViewerId> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| !session.is_connected())
+            .filter_map(|(&id, _)| self.roster.viewer_of(id).cloned())
+            .collect();
+        for viewer in connecting {
+            self.trickle(viewer, candidate.clone());
+        }
+    }
+
+    fn trickle(&self, viewer: ViewerId, candidate: String) {
+        self.say(RoomMessage::Candidate {
+            viewer,
+            candidate: CandidateInit {
+                candidate,
+                sdp_mline_index: Some(0),
+                ..CandidateInit::default()
+            },
+        });
+    }
+
+    fn refuse(&self, viewer: &ViewerId, code: &'static str, message: String) {
+        tracing::info!(viewer = viewer.0, code, message, "viewer refused");
+        self.say(RoomMessage::Error {
+            viewer: viewer.clone(),
+            code,
+            message,
+        });
+    }
+
+    fn say(&self, message: RoomMessage) {
+        // full: dropped; the link has been stuck for a hundred messages, the viewer tries again
+        if self.channels.messages.try_send(message).is_err() {
+            tracing::warn!("could not reach the room server: a message was dropped");
+        }
+    }
+
+    /// Lets every machine speak until nothing more comes of it.
+    fn settle(&mut self, now: Instant) {
+        let mut events = Vec::new();
+        for (&id, session) in &mut self.sessions {
+            session.drain(&mut events);
+            session.transmit(&mut self.port, &self.advertised, now, |peer| {
+                self.demux.add_address(peer, id);
+            });
+        }
+        for (session, event) in events {
+            self.handle_viewer_event(session, event, now);
+        }
+        self.publish(now);
+        // Replies, state and the frames of a newcomer.
+        for (&id, session) in &mut self.sessions {
+            session.transmit(&mut self.port, &self.advertised, now, |peer| {
+                self.demux.add_address(peer, id);
+            });
+        }
+    }
+
+    fn handle_viewer_event(&mut self, id: SessionId, event: ViewerEvent, now: Instant) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        match event {
+            ViewerEvent::Connected => {
+                session.with(|viewer| viewer.start_with(self.gop.frames(), now));
+                if self.gop.frames().is_empty() {
+                    self.keyframes.request();
+                }
+                for sibling in self.roster.handle_connected(id) {
+                    self.close(sibling, "a newer connection is up");
+                }
+                let viewers = self.roster.connected_viewers();
+                tracing::info!(viewer = id.0, viewers, "viewer connected");
+            }
+            ViewerEvent::ControlOpen => {
+                let state = protocol::state(&self.report());
+                session_send(&mut self.sessions, id, &state, now);
+            }
+            ViewerEvent::Command { id: request, command } => {
+                self.apply(command);
+                session_send(&mut self.sessions, id, &protocol::accepted(request), now);
+            }
+            ViewerEvent::KeyframeWanted => self.keyframes.request(),
+            ViewerEvent::Ended(reason) => {
+                if reason == Ended::Failed {
+                    self.roster.handle_failed();
+                }
+                let dropped = session.dropped_frames();
+                self.end(id);
+                let viewers = self.roster.connected_viewers();
+                match reason {
+                    Ended::Gone => {
+                        tracing::info!(viewer = id.0, viewers, dropped, "viewer gone");
+                    }
+                    Ended::NeverConnected | Ended::Failed => tracing::warn!(
+                        viewer = id.0,
+                        "viewer could not connect: no path between the browser and this \
+                         device; if they are in different networks, set webrtc.ice_servers"
+                    ),
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, command: Command) {
+        if command == Command::RequestKeyframe {
+            self.keyframes.request();
+        }
+        let before = self.device;
+        self.device = before.after(command);
+        if self.device != before {
+            let DeviceState { camera, muted } = self.device;
+            tracing::info!(camera, muted, "device switched");
+        }
+        if !self.device.camera {
+            self.gop.clear();
+            for session in self.sessions.values_mut() {
+                session.with(|viewer| viewer.handle_lag(0));
+            }
+        }
+    }
+
+    /// Tells the capture threads what to do, viewers what the device does, and systemd that we live.
+    fn publish(&mut self, now: Instant) {
+        self.demand.handle_viewers(self.roster.viewers(), now);
+        let wanted = self.demand.poll(now);
+        let keyframe = self.keyframes.poll(now);
+        let camera = self.device.camera;
+        // full: coalesced
+        self.channels.video_request.send_if_modified(|request| {
+            let run = wanted && camera;
+            let changed = request.run != run || keyframe;
+            request.run = run;
+            request.bitrate_bps = self.options.video_bitrate_bps;
+            request.keyframe_serial = request.keyframe_serial.wrapping_add(keyframe.into());
+            changed
+        });
+        let muted = self.device.muted;
+        self.channels.audio_request.send_if_modified(|request| {
+            let changed = request.run != wanted || request.muted != muted;
+            request.run = wanted;
+            request.muted = muted;
+            changed
+        });
+        let report = self.report();
+        if self.last_report.as_ref() != Some(&report) {
+            let state = protocol::state(&report);
+            for session in self.sessions.values_mut() {
+                session.with(|viewer| viewer.send_control(&state, now));
+            }
+            self.last_report = Some(report);
+        }
+        self.channels.pulse.send_if_modified(|pulse| {
+            let viewers = self.roster.connected_viewers();
+            let due = now.saturating_duration_since(pulse.at) >= HEARTBEAT;
+            let changed = due || pulse.viewers != viewers;
+            if changed {
+                pulse.at = now;
+                pulse.viewers = viewers;
+                pulse.summary = self.summary(viewers);
+            }
+            changed
+        });
+    }
+
+    fn summary(&self, viewers: usize) -> String {
+        let room = if self.in_room {
+            ""
+        } else {
+            ", no room server"
+        };
+        match &self.last_report {
+            Some(report) if !report.detail.is_empty() => {
+                format!("{viewers} viewers{room}, {}", report.detail)
+            }
+            _ => format!("{viewers} viewers{room}"),
+        }
+    }
+
+    fn report(&self) -> Report {
+        let (video, video_detail) = if !self.options.has_video {
+            (SourceState::None, String::new())
+        } else if !self.device.camera {
+            (SourceState::Off, String::new())
+        } else {
+            match &*self.channels.video_status.borrow() {
+                CaptureStatus::Off => (SourceState::Off, String::new()),
+                CaptureStatus::Starting => (SourceState::Starting, String::new()),
+                CaptureStatus::Live { .. } => (SourceState::Live, String::new()),
+                CaptureStatus::Waiting { reason } => {
+                    (SourceState::Waiting, format!("waiting for camera: {reason}"))
+                }
+            }
+        };
+        let (audio, audio_detail) = if self.options.has_audio {
+            match &*self.channels.audio_status.borrow() {
+                AudioStatus::Off => (SourceState::Off, String::new()),
+                AudioStatus::Starting => (SourceState::Starting, String::new()),
+                AudioStatus::Live { .. } => (SourceState::Live, String::new()),
+                AudioStatus::Waiting { reason } => (
+                    SourceState::Waiting,
+                    format!("waiting for microphone: {reason}"),
+                ),
+            }
+        } else {
+            (SourceState::None, String::new())
+        };
+        let details = [video_detail, audio_detail];
+        let details: Vec<_> = details.into_iter().filter(|d| !d.is_empty()).collect();
+        Report {
+            device: self.device,
+            viewers: self.roster.connected_viewers(),
+            video,
+            audio,
+            detail: details.join("; "),
+        }
+    }
+
+    /// Closes a session that the roster has let go of already.
+    fn close(&mut self, id: SessionId, why: &'static str) {
+        let now = clock::now();
+        if let Some(session) = self.sessions.get_mut(&id) {
+            tracing::debug!(viewer = id.0, why, "session closed");
+            session.with(Viewer::close);
+            session.transmit(&mut self.port, &self.advertised, now, |_| {});
+        }
+        self.end(id);
+    }
+
+    fn end(&mut self, id: SessionId) {
+        self.roster.handle_ended(id);
+        self.demux.remove(id);
+        self.sessions.remove(&id);
+    }
+
+    async fn stop(mut self) {
+        self.channels.video_request.send_modify(|request| request.shutdown = true);
+        self.channels.audio_request.send_modify(|request| request.shutdown = true);
+        let ids: Vec<_> = self.sessions.keys().copied().collect();
+        for id in ids {
+            self.close(id, "the daemon stops");
+        }
+        // What the kernel could not take at once gets a moment.
+        let mut buffer = ReceiveBuffer::new();
+        let last_words = async {
+            while self.port.has_backlog() && self.port.ready().await.is_ok() {
+                self.port.exchange(&mut buffer, |_, _, _| {});
+            }
+        };
+        if tokio::time::timeout(CLOSE_TIMEOUT, last_words).await.is_err() {
+            tracing::debug!("the network did not take the last packets");
+        }
+    }
+}
+
+fn session_send(
+    sessions: &mut BTreeMap<SessionId, Session>,
+    id: SessionId,
+    text: &str,
+    now: Instant,
+) {
+    if let Some(session) = sessions.get_mut(&id) {
+        session.with(|viewer| viewer.send_control(text, now));
+    }
+}
+
+/// The address that a viewer knows `local` by: with port forwarding it is a configured one.
+fn advertised_for(advertised: &[IpAddr], local: SocketAddr) -> SocketAddr {
+    advertised
+        .iter()
+        .find(|ip| ip.is_ipv4() == local.is_ipv4())
+        .map_or(local, |&ip| SocketAddr::new(ip, local.port()))
+}
+
+fn random_u32() -> u32 {
+    getrandom::u32().unwrap_or_else(|error| {
+        // Only a broken kernel has no randomness; a predictable SSRC harms nobody.
+        tracing::error!(%error, "no randomness");
+        0x726f_6f6d
+    })
+}

@@ -1,0 +1,121 @@
+//! Keys of rooms: made from the system's randomness, kept in the state directory.
+
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::config::Secret;
+
+/// Bytes of randomness in a key: 128 bits.
+const KEY_BYTES: usize = 16;
+
+/// Longest key file that is read, in bytes.
+const MAX_FILE_BYTES: u64 = 1_024;
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The kernel has no randomness.
+    #[error("the system has no randomness: {0}")]
+    Random(getrandom::Error),
+    /// The key file cannot be read or written.
+    #[error(
+        "cannot keep the room's key in {}: set room.key, or STATE_DIRECTORY to a directory that can be written",
+        path.display()
+    )]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Makes a key: 32 hexadecimal digits.
+///
+/// # Errors
+///
+/// [`KeyError::Random`] on a broken kernel.
+pub fn generate() -> Result<Secret, KeyError> {
+    let mut bytes = [0; KEY_BYTES];
+    getrandom::fill(&mut bytes).map_err(KeyError::Random)?;
+    let mut text = String::with_capacity(KEY_BYTES * 2);
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        drop(write!(text, "{byte:02x}"));
+    }
+    Ok(Secret::new(text))
+}
+
+/// Reads the key kept in `directory`, or makes one there that only its owner can read.
+///
+/// # Errors
+///
+/// [`KeyError`]
+pub fn load_or_create(directory: &Path) -> Result<Secret, KeyError> {
+    let path = directory.join("key");
+    let file_error = |source| KeyError::File {
+        path: path.clone(),
+        source,
+    };
+    match fs::metadata(&path) {
+        Ok(metadata) if metadata.len() <= MAX_FILE_BYTES => {
+            let text = fs::read_to_string(&path).map_err(file_error)?;
+            if text.trim().is_empty() {
+                return Err(file_error(io::Error::other("the file is empty: remove it")));
+            }
+            return Ok(Secret::new(text.trim().to_owned()));
+        }
+        Ok(_) => return Err(file_error(io::Error::other("the file is no key"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(file_error(error)),
+    }
+    let key = generate()?;
+    fs::create_dir_all(directory).map_err(file_error)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(file_error)?;
+    file.write_all(format!("{}\n", key.expose()).as_bytes())
+        .map_err(file_error)?;
+    Ok(key)
+}
+
+/// Returns where state is kept: what systemd says, or the user's own.
+#[must_use]
+pub fn state_directory() -> PathBuf {
+    let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    from("STATE_DIRECTORY")
+        .map(PathBuf::from)
+        .or_else(|| from("XDG_STATE_HOME").map(|home| Path::new(&home).join("roomcam")))
+        .or_else(|| from("HOME").map(|home| Path::new(&home).join(".local/state/roomcam")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib/roomcam"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_key_is_made_once_and_only_its_owner_can_read_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        let key = load_or_create(&state).unwrap();
+        assert_eq!(key.expose().len(), 32);
+        assert_eq!(load_or_create(&state).unwrap(), key);
+        let mode = fs::metadata(state.join("key")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn an_empty_key_file_is_no_key() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("key"), "\n").unwrap();
+        assert!(load_or_create(directory.path()).is_err());
+    }
+}

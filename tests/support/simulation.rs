@@ -1,0 +1,347 @@
+//! A browser and a network without I/O: minutes of viewing in a moment of CPU, the same every run.
+//!
+//! The browser is the other side of the same `rtc` core, with the receiving half configured. The
+//! network delays and loses datagrams by a seeded generator.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use roomcam::rtp::VideoFrame;
+use roomcam::viewer::webrtc::{Certificate, Datagram, PeerOptions};
+use roomcam::viewer::{Viewer, ViewerEvent};
+use rtc::data_channel::RTCDataChannelId;
+use rtc::peer_connection::configuration::interceptor_registry::register_default_interceptors;
+use rtc::peer_connection::configuration::media_engine::MediaEngine;
+use rtc::peer_connection::configuration::setting_engine::SettingEngineBuilder;
+use rtc::peer_connection::event::{RTCDataChannelEvent, RTCPeerConnectionEvent, RTCTrackEvent};
+use rtc::peer_connection::message::RTCMessage;
+use rtc::peer_connection::sdp::RTCSessionDescription;
+use rtc::peer_connection::state::RTCPeerConnectionState;
+use rtc::peer_connection::transport::RTCIceCandidateInit;
+use rtc::peer_connection::{RTCPeerConnection, RTCPeerConnectionBuilder};
+use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
+use rtc::rtp_transceiver::RTCRtpReceiverId;
+use rtc::rtp_transceiver::rtp_sender::RtpCodecKind;
+use rtc::sansio::Protocol;
+use rtc::shared::{TaggedBytesMut, TransportContext, TransportProtocol};
+
+/// One RTP packet as the browser's application sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
+    pub(crate) at: Instant,
+    pub(crate) ssrc: u32,
+    pub(crate) sequence_number: u16,
+    pub(crate) timestamp: u32,
+    pub(crate) marker: bool,
+}
+
+/// What the network does to datagrams, in both directions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Path {
+    pub(crate) delay: Duration,
+    pub(crate) loss_percent: u64,
+    pub(crate) up: bool,
+}
+
+/// A device's viewer machine, a browser and the network between them.
+pub(crate) struct Simulation {
+    pub(crate) now: Instant,
+    pub(crate) path: Path,
+    pub(crate) viewer: Viewer,
+    pub(crate) events: Vec<ViewerEvent>,
+    pub(crate) received: Vec<Received>,
+    pub(crate) control: Vec<String>,
+    browser: RTCPeerConnection,
+    channel: RTCDataChannelId,
+    channel_open: bool,
+    connected: bool,
+    video: Option<RTCRtpReceiverId>,
+    in_flight: VecDeque<(Instant, bool, BytesMut)>,
+    random: u64,
+    next_frame: Instant,
+    frames_sent: usize,
+}
+
+/// SSRCs of the device's streams in a simulation.
+pub(crate) const VIDEO: u32 = 1_000;
+pub(crate) const AUDIO: u32 = 1_001;
+
+/// The time between two frames of a simulated camera.
+pub(crate) const FRAME: Duration = Duration::from_micros(33_333);
+
+const DEVICE: ([u8; 4], u16) = ([192, 0, 2, 1], 5000);
+const BROWSER: ([u8; 4], u16) = ([192, 0, 2, 2], 6000);
+
+fn candidate(address: ([u8; 4], u16)) -> String {
+    roomcam::engine::gather::host_candidate(SocketAddr::from(address), 0)
+}
+
+impl Simulation {
+    /// Negotiates; nothing has been sent yet.
+    pub(crate) fn new(seed: u64) -> Self {
+        let now = roomcam::clock::now();
+        let mut media = MediaEngine::default();
+        media.register_default_codecs().unwrap();
+        let registry =
+            register_default_interceptors(rtc::interceptor::Registry::new(), &mut media).unwrap();
+        let settings = SettingEngineBuilder::new()
+            .with_ice_connection_attempts(Some(Duration::from_millis(20)), None)
+            .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
+            .with_host_acceptance_min_wait(Some(Duration::ZERO))
+            .build();
+        let mut browser = RTCPeerConnectionBuilder::new()
+            .with_media_engine(media)
+            .with_setting_engine(settings)
+            .with_interceptor_registry(registry)
+            .build(now)
+            .unwrap();
+        for kind in [RtpCodecKind::Audio, RtpCodecKind::Video] {
+            browser.add_transceiver_from_kind(kind, None).unwrap();
+        }
+        let channel = browser.create_data_channel("control", None).unwrap().id();
+        browser
+            .add_local_candidate(RTCIceCandidateInit {
+                candidate: candidate(BROWSER),
+                ..RTCIceCandidateInit::default()
+            })
+            .unwrap();
+        let offer = browser.create_offer(None).unwrap();
+        browser.set_local_description(now, offer).unwrap();
+        let offer = browser.local_description().unwrap().sdp;
+
+        let options = PeerOptions {
+            certificate: Certificate::generate().unwrap(),
+            latency: roomcam::config::Latency::Balanced,
+            first_ssrc: VIDEO,
+            gcm_only: true,
+        };
+        let mut viewer = Viewer::new(&options, 0, now).unwrap();
+        let answer = viewer
+            .handle_offer(&offer, &[candidate(DEVICE)], now)
+            .unwrap();
+        let answer = RTCSessionDescription::answer(answer).unwrap();
+        browser.set_remote_description(now, answer).unwrap();
+        Self {
+            now,
+            path: Path {
+                delay: Duration::from_millis(20),
+                loss_percent: 0,
+                up: true,
+            },
+            viewer,
+            events: Vec::new(),
+            received: Vec::new(),
+            control: Vec::new(),
+            browser,
+            channel,
+            channel_open: false,
+            connected: false,
+            video: None,
+            in_flight: VecDeque::new(),
+            random: seed | 1,
+            next_frame: now,
+            frames_sent: 0,
+        }
+    }
+
+    /// Runs the network for `time`.
+    pub(crate) fn run(&mut self, time: Duration) {
+        self.run_while_not(time, |_| false);
+    }
+
+    /// Runs until `done`, at most for `time`; returns whether it was.
+    pub(crate) fn run_while_not(&mut self, time: Duration, done: impl Fn(&Self) -> bool) -> bool {
+        self.run_until(self.now + time, done)
+    }
+
+    /// Runs for `time` with a camera that makes a frame every [`FRAME`]; its first is a keyframe.
+    pub(crate) fn stream(&mut self, time: Duration) {
+        let end = self.now + time;
+        self.next_frame = self.next_frame.max(self.now);
+        while self.next_frame < end {
+            let at = self.next_frame;
+            self.run_until(at, |_| false);
+            let frame = frame(self.frames_sent == 0, 3_000, at);
+            self.viewer.handle_video(&frame, at);
+            self.frames_sent += 1;
+            self.next_frame = at + FRAME;
+        }
+        self.run_until(end, |_| false);
+    }
+
+    pub(crate) fn frames_sent(&self) -> usize {
+        self.frames_sent
+    }
+
+    pub(crate) fn send_control(&mut self, text: &str) {
+        let mut channel = self.browser.data_channel(self.channel).unwrap();
+        channel.send_text(self.now, text).unwrap();
+    }
+
+    /// The browser asks for a keyframe.
+    pub(crate) fn send_pli(&mut self) {
+        let pli = PictureLossIndication {
+            sender_ssrc: 1,
+            media_ssrc: VIDEO,
+        };
+        let receiver = self.video.expect("video arrived");
+        let mut receiver = self.browser.rtp_receiver(receiver).unwrap();
+        receiver.write_rtcp(self.now, vec![Box::new(pli)]).unwrap();
+    }
+
+    /// Hands the viewer's machine a datagram that no browser sends.
+    pub(crate) fn inject(&mut self, bytes: &[u8]) {
+        let datagram = Datagram {
+            local: DEVICE.into(),
+            peer: BROWSER.into(),
+            bytes: BytesMut::from(bytes),
+        };
+        self.viewer.handle_datagram(datagram, self.now);
+    }
+
+    pub(crate) fn browser_is_connected(&self) -> bool {
+        self.connected
+    }
+
+    pub(crate) fn channel_is_open(&self) -> bool {
+        self.channel_open
+    }
+
+    /// Counts the frames that arrived whole: three packets in a row, the last with the marker.
+    pub(crate) fn whole_frames(&self) -> usize {
+        let mut packets: Vec<_> = self.received.iter().filter(|p| p.ssrc == VIDEO).collect();
+        packets.sort_by_key(|p| (p.timestamp, p.sequence_number));
+        packets.dedup_by_key(|p| p.sequence_number);
+        packets
+            .chunk_by(|a, b| a.timestamp == b.timestamp)
+            .filter(|frame| {
+                let in_a_row = frame
+                    .windows(2)
+                    .all(|w| w[1].sequence_number == w[0].sequence_number.wrapping_add(1));
+                in_a_row && frame.len() == 3 && frame[2].marker
+            })
+            .count()
+    }
+
+    fn run_until(&mut self, end: Instant, done: impl Fn(&Self) -> bool) -> bool {
+        loop {
+            self.exchange();
+            if done(self) {
+                return true;
+            }
+            let delivery = self.in_flight.front().map(|(at, ..)| *at);
+            let timers = [
+                delivery,
+                self.viewer.poll_timeout(),
+                self.browser.poll_timeout(),
+            ];
+            let next = timers.into_iter().flatten().min().unwrap_or(end);
+            let next = next.max(self.now + Duration::from_micros(100));
+            if next > end {
+                self.now = self.now.max(end);
+                return false;
+            }
+            self.now = next;
+            self.deliver();
+            let now = self.now;
+            if self.viewer.poll_timeout().is_some_and(|at| at <= now) {
+                self.viewer.handle_timeout(now);
+            }
+            if self.browser.poll_timeout().is_some_and(|at| at <= now) {
+                self.browser.handle_timeout(now).unwrap();
+            }
+        }
+    }
+
+    fn deliver(&mut self) {
+        while self
+            .in_flight
+            .front()
+            .is_some_and(|(at, ..)| *at <= self.now)
+        {
+            let (_, to_browser, bytes) = self.in_flight.pop_front().unwrap();
+            if to_browser {
+                let transport = TransportContext {
+                    local_addr: BROWSER.into(),
+                    peer_addr: DEVICE.into(),
+                    ecn: None,
+                    transport_protocol: TransportProtocol::UDP,
+                };
+                let datagram = TaggedBytesMut {
+                    now: self.now,
+                    transport,
+                    message: bytes,
+                };
+                self.browser.handle_read(datagram).unwrap();
+            } else {
+                self.inject(&bytes);
+            }
+        }
+    }
+
+    fn exchange(&mut self) {
+        while let Some(event) = self.viewer.poll_event() {
+            self.events.push(event);
+        }
+        while let Some(datagram) = self.viewer.poll_transmit() {
+            self.carry(true, datagram.bytes);
+        }
+        while let Some(event) = self.browser.poll_event() {
+            match event {
+                RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnOpen(_)) => {
+                    self.channel_open = true;
+                }
+                RTCPeerConnectionEvent::OnConnectionStateChangeEvent(state) => {
+                    self.connected = state == RTCPeerConnectionState::Connected;
+                }
+                RTCPeerConnectionEvent::OnTrack(RTCTrackEvent::OnOpen(track)) => {
+                    self.video = Some(track.receiver_id);
+                }
+                _ => {}
+            }
+        }
+        while let Some(read) = self.browser.poll_read() {
+            match read.message {
+                RTCMessage::RtpPacket(_, packet) => self.received.push(Received {
+                    at: self.now,
+                    ssrc: packet.header.ssrc,
+                    sequence_number: packet.header.sequence_number,
+                    timestamp: packet.header.timestamp,
+                    marker: packet.header.marker,
+                }),
+                RTCMessage::DataChannelMessage(_, message) => {
+                    let text = String::from_utf8(message.data.to_vec());
+                    self.control.push(text.unwrap());
+                }
+                RTCMessage::RtcpPacket(..) => {}
+            }
+        }
+        while let Some(write) = self.browser.poll_write() {
+            self.carry(false, write.message);
+        }
+    }
+
+    fn carry(&mut self, to_browser: bool, bytes: BytesMut) {
+        // xorshift64
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        if self.path.up && self.random % 100 >= self.path.loss_percent {
+            let at = self.now + self.path.delay;
+            self.in_flight.push_back((at, to_browser, bytes));
+        }
+    }
+}
+
+/// A frame of three equal packets.
+pub(crate) fn frame(is_keyframe: bool, bytes: usize, captured_at: Instant) -> Arc<VideoFrame> {
+    Arc::new(VideoFrame {
+        payloads: vec![Bytes::from(vec![0x41; bytes / 3]); 3],
+        captured_at,
+        is_keyframe,
+        keyframes_on_demand: true,
+    })
+}

@@ -1,0 +1,230 @@
+//! One viewer's machine against a browser over a simulated network.
+
+use std::time::Duration;
+
+use roomcam::control::protocol::{Command, MAX_MESSAGES_PER_SECOND};
+use roomcam::rtp::AudioFrame;
+use roomcam::viewer::{Ended, ViewerEvent};
+
+use crate::support::simulation::{AUDIO, FRAME, Simulation, VIDEO, frame};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn connected(seed: u64) -> Simulation {
+    let mut simulation = Simulation::new(seed);
+    let up = |s: &Simulation| s.events.contains(&ViewerEvent::Connected) && s.channel_is_open();
+    assert!(simulation.run_while_not(2 * SECOND, up), "connects");
+    simulation
+}
+
+fn has_ended(simulation: &Simulation) -> bool {
+    matches!(simulation.events.last(), Some(ViewerEvent::Ended(_)))
+}
+
+#[test]
+fn a_viewer_connects_within_ten_round_trips() {
+    let mut simulation = Simulation::new(1);
+    let started = simulation.now;
+    let up = |s: &Simulation| s.events.contains(&ViewerEvent::Connected);
+    assert!(simulation.run_while_not(SECOND, up));
+    let took = simulation.now - started;
+    assert!(took <= simulation.path.delay * 20, "{took:?}");
+}
+
+#[test]
+fn pictures_and_sound_arrive_whole_with_their_capture_times() {
+    let mut simulation = connected(2);
+    let start = simulation.now;
+    simulation.stream(SECOND);
+    for i in 0..50 {
+        simulation.viewer.handle_audio(&AudioFrame {
+            payload: vec![7; 80].into(),
+            captured_at: start + Duration::from_millis(20) * i,
+        });
+    }
+    simulation.run(SECOND);
+    assert_eq!(simulation.whole_frames(), simulation.frames_sent());
+    let steps = |ssrc| {
+        let packets = simulation.received.iter().filter(|p| p.ssrc == ssrc);
+        let mut timestamps: Vec<_> = packets.map(|p| p.timestamp).collect();
+        timestamps.dedup();
+        let steps = timestamps.windows(2).map(|w| w[1].wrapping_sub(w[0]));
+        steps.collect::<Vec<_>>()
+    };
+    assert!(steps(VIDEO).iter().all(|s| (2_999..=3_000).contains(s)));
+    assert_eq!(steps(AUDIO), [960; 49]);
+}
+
+#[test]
+fn lost_packets_are_asked_for_and_sent_again() {
+    let mut simulation = connected(3);
+    simulation.stream(SECOND);
+    simulation.path.loss_percent = 5;
+    simulation.stream(10 * SECOND);
+    simulation.path.loss_percent = 0;
+    simulation.stream(SECOND);
+    simulation.run(SECOND);
+    let (whole, sent) = (simulation.whole_frames(), simulation.frames_sent());
+    assert!(
+        whole + 2 >= sent,
+        "{whole} of {sent} frames are whole after 5 % loss"
+    );
+}
+
+#[test]
+fn a_keyframe_request_reaches_the_encoder() {
+    let mut simulation = connected(4);
+    simulation.stream(SECOND);
+    simulation.events.clear();
+    simulation.send_pli();
+    simulation.run(SECOND);
+    assert_eq!(simulation.events, [ViewerEvent::KeyframeWanted]);
+}
+
+#[test]
+fn a_newcomer_gets_the_last_group_of_pictures_at_once_and_paced() {
+    let mut simulation = connected(5);
+    let now = simulation.now;
+    // Five seconds of a camera that makes no keyframes on demand: 450 kB.
+    let gop: Vec<_> = (0..150)
+        .map(|i| frame(i == 0, 3_000, now - FRAME * (149 - i)))
+        .collect();
+    simulation.viewer.start_with(&gop, now);
+    simulation.run(SECOND);
+    assert_eq!(simulation.whole_frames(), 150);
+    let first = simulation.received.first().unwrap().clone();
+    let last = simulation.received.last().unwrap().clone();
+    let took = last.at - now;
+    assert!(took < Duration::from_millis(150), "{took:?}");
+    assert!(
+        last.at - first.at > Duration::from_millis(50),
+        "not in one go"
+    );
+    let shown_over = last.timestamp.wrapping_sub(first.timestamp);
+    assert_eq!(shown_over / 90, 149, "one millisecond a frame");
+}
+
+#[test]
+fn a_viewer_that_missed_frames_resumes_at_a_keyframe() {
+    let mut simulation = connected(6);
+    simulation.stream(SECOND);
+    simulation.run(SECOND);
+    simulation.events.clear();
+    simulation.viewer.handle_lag(3);
+    simulation.viewer.handle_lag(3);
+    let before = simulation.whole_frames();
+    simulation.stream(SECOND);
+    assert_eq!(
+        simulation.events,
+        [ViewerEvent::KeyframeWanted],
+        "asked once"
+    );
+    assert_eq!(
+        simulation.whole_frames(),
+        before,
+        "nothing it cannot decode"
+    );
+    let now = simulation.now;
+    simulation
+        .viewer
+        .handle_video(&frame(true, 3_000, now), now);
+    simulation.run(SECOND);
+    assert_eq!(simulation.whole_frames(), before + 1);
+}
+
+#[test]
+fn a_viewer_that_vanishes_is_noticed_within_15_seconds() {
+    let mut simulation = connected(7);
+    simulation.stream(SECOND);
+    simulation.path.up = false;
+    let lost_at = simulation.now;
+    assert!(simulation.run_while_not(15 * SECOND, has_ended));
+    let took = simulation.now - lost_at;
+    assert!(took > 5 * SECOND, "not at once either: {took:?}");
+    assert_eq!(
+        simulation.events.last(),
+        Some(&ViewerEvent::Ended(Ended::Gone))
+    );
+}
+
+#[test]
+fn a_short_outage_is_survived() {
+    let mut simulation = connected(8);
+    simulation.stream(SECOND);
+    simulation.path.up = false;
+    simulation.stream(3 * SECOND);
+    simulation.path.up = true;
+    let before = simulation.whole_frames();
+    simulation.stream(2 * SECOND);
+    assert!(simulation.whole_frames() > before + 55);
+    assert!(!has_ended(&simulation));
+}
+
+#[test]
+fn an_unreachable_viewer_is_given_up() {
+    let mut simulation = Simulation::new(9);
+    simulation.path.up = false;
+    assert!(simulation.run_while_not(25 * SECOND, has_ended));
+    assert_ne!(
+        simulation.events.last(),
+        Some(&ViewerEvent::Ended(Ended::Gone))
+    );
+}
+
+#[test]
+fn commands_are_handed_on_and_junk_is_answered() {
+    let mut simulation = connected(10);
+    simulation.run(SECOND);
+    simulation.events.clear();
+    simulation.send_control(r#"{"id":7,"type":"set_muted","muted":true}"#);
+    simulation.send_control("junk");
+    simulation.run(SECOND);
+    let command = ViewerEvent::Command {
+        id: 7,
+        command: Command::SetMuted { muted: true },
+    };
+    assert_eq!(simulation.events, [command]);
+    assert_eq!(simulation.control.len(), 1);
+    assert!(simulation.control[0].contains("bad-command"));
+}
+
+#[test]
+fn a_flood_of_commands_is_ignored_after_one_warning() {
+    let mut simulation = connected(11);
+    simulation.run(SECOND);
+    simulation.events.clear();
+    for id in 0..500 {
+        simulation.send_control(&format!(r#"{{"id":{id},"type":"request_keyframe"}}"#));
+    }
+    simulation.run(Duration::from_millis(900));
+    assert_eq!(simulation.events.len(), MAX_MESSAGES_PER_SECOND as usize);
+    assert_eq!(simulation.control.len(), 1);
+    assert!(simulation.control[0].contains("too-fast"));
+}
+
+#[test]
+fn a_viewer_is_told_when_the_device_stops() {
+    let mut simulation = connected(12);
+    simulation.run(SECOND);
+    assert!(simulation.browser_is_connected());
+    simulation.viewer.close();
+    simulation.run(SECOND);
+    assert!(!simulation.browser_is_connected());
+}
+
+#[test]
+fn junk_datagrams_end_nothing() {
+    let mut simulation = connected(13);
+    for length in 0..200_usize {
+        for first in [0_u8, 1, 20, 22, 63, 64, 128, 191, 200, 255] {
+            let mut junk = vec![0xa5; length];
+            if let Some(byte) = junk.first_mut() {
+                *byte = first;
+            }
+            simulation.inject(&junk);
+        }
+    }
+    simulation.stream(SECOND);
+    simulation.run(SECOND);
+    assert_eq!(simulation.whole_frames(), simulation.frames_sent());
+}
