@@ -114,6 +114,7 @@ pub async fn run_rooms(mut rooms: Rooms, mut inputs: mpsc::Receiver<Input>) {
                     if clients.get(&client).is_some_and(|c| !c.send(text)) {
                         debug!(?client, "does not read, closed");
                         clients.remove(&client);
+                        rooms.handle_closed(client);
                     }
                 }
                 Output::Close { client } => {

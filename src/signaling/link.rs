@@ -258,20 +258,16 @@ impl Link {
     }
 
     fn handle_event(&mut self, event: RoomEvent) {
-        match &event {
+        let news = match &event {
             RoomEvent::ViewerJoined(viewer) => {
-                if self.viewers.len() >= MAX_VIEWERS || !self.viewers.insert(viewer.clone()) {
-                    return;
-                }
+                self.viewers.len() < MAX_VIEWERS && self.viewers.insert(viewer.clone())
             }
-            RoomEvent::ViewerLeft { viewer, .. } => {
-                if !self.viewers.remove(viewer) {
-                    return;
-                }
-            }
-            _ => {}
+            RoomEvent::ViewerLeft { viewer, .. } => self.viewers.remove(viewer),
+            _ => true,
+        };
+        if news {
+            self.event(event);
         }
-        self.event(event);
     }
 
     /// Tells who came and who left while we were away.
