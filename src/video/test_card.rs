@@ -86,8 +86,8 @@ impl TestCard {
         let mut background = vec![PANEL.y; width * height * 3 / 2];
         let mut canvas = Canvas::new(&mut background, width, height);
         canvas.fill(0..width, 0..height, PANEL);
-        canvas.fill(0..width, 0..row(2).max(2), Colour::grey(16));
         let first = timecode::rows(height).next_multiple_of(2);
+        canvas.fill(0..width, 0..first, Colour::grey(16));
         for (i, colour) in BARS.into_iter().enumerate() {
             let columns = width * i / BARS.len()..width * (i + 1) / BARS.len();
             canvas.fill(columns, first..row(46), colour);
