@@ -180,7 +180,11 @@ impl Drop for Camera {
     fn drop(&mut self) {
         if self.damaged > 0 {
             let damaged = self.damaged;
-            tracing::info!(camera = self.description, damaged, "closed the camera");
+            tracing::info!(
+                camera = self.description,
+                damaged,
+                "damaged pictures were skipped"
+            );
         }
     }
 }

@@ -204,6 +204,7 @@ impl Capture {
     ) -> Result<(), VideoError> {
         let mut packetizer = Packetizer::new(source.keyframes_on_demand());
         let mut bitrate_bps = self.bitrate_bps;
+        let mut warned_of_b_slices = false;
         // A fresh source starts with a keyframe unasked.
         let mut keyframe_serial = self.request.borrow().keyframe_serial;
         while let Some(request) = self.wanted() {
@@ -224,6 +225,14 @@ impl Capture {
                 self.report(CaptureStatus::Live {
                     description: source.description(),
                 });
+            }
+            if packetizer.saw_b_slices() && !warned_of_b_slices {
+                warned_of_b_slices = true;
+                let camera = source.description();
+                tracing::warn!(
+                    camera,
+                    "has B pictures, which browsers show late or not at all"
+                );
             }
             // full: oldest lost, viewer waits for a keyframe. An error: nobody watches.
             let _nobody_watches = self.frames.send(Arc::new(frame));
@@ -556,6 +565,38 @@ mod tests {
             bench.join() < Duration::from_secs(4),
             "before the next attempt"
         );
+    }
+
+    #[test]
+    fn the_test_picture_is_captured_and_stopped() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let (request, requests) = watch::channel(CaptureRequest {
+            run: true,
+            shutdown: false,
+            bitrate_bps: 0,
+            keyframe_serial: 0,
+        });
+        let (frames_in, mut frames) = broadcast::channel(64);
+        let (status_in, status) = watch::channel(CaptureStatus::Off);
+        let config = config::Video {
+            source: "pattern".to_owned(),
+            width: 64,
+            height: 64,
+            fps: 120,
+            ..config::Video::default()
+        };
+        let handle = runtime.handle().clone();
+        let thread = spawn(config, handle, requests, frames_in, status_in).unwrap();
+        let first = frames.blocking_recv().unwrap();
+        assert!(first.is_keyframe && first.keyframes_on_demand);
+        assert!(!frames.blocking_recv().unwrap().is_keyframe);
+        let description = "test picture 64x64 at 120 fps, encoded by OpenH264".to_owned();
+        assert_eq!(*status.borrow(), CaptureStatus::Live { description });
+        request.send_modify(|r| r.shutdown = true);
+        thread.join().unwrap();
+        assert_eq!(*status.borrow(), CaptureStatus::Off);
     }
 
     #[test]
