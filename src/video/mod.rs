@@ -1,18 +1,62 @@
 //! Where H.264 comes from.
 //!
-//! | file           | source                                                        |
+//! | file           | what                                                          |
 //! |----------------|---------------------------------------------------------------|
-//! | `v4l2.rs`      | a camera: native H.264 passed through, or raw pictures        |
-//! | `openh264.rs`  | encodes raw pictures in software                              |
-//! | `replay.rs`    | an Annex B file in a loop; tests, demos, benchmarks           |
-//! | `pattern.rs`   | a moving test picture with a clock                            |
 //! | `capture.rs`   | the thread that reads a source, packetizes and publishes      |
+//! | `camera.rs`    | source: a camera; native H.264 passed through, or raw pictures |
+//! | `v4l2.rs`      | a V4L2 device and its buffers; `format.rs`: which of its formats |
+//! | `devices.rs`   | which cameras there are; `holder.rs`: who has one open        |
+//! | `convert.rs`   | raw layouts → I420                                            |
+//! | `openh264.rs`  | encodes raw pictures in software                              |
+//! | `replay.rs`    | source: an Annex B file in a loop; tests, demos, benchmarks   |
+//! | `pattern.rs`   | source: a moving test picture, drawn by `test_card.rs`        |
+//! | `timecode.rs`  | the clock in that picture that programs read                  |
+//! | `metronome.rs` | when the next picture of a made-up source is due              |
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+
+use crate::config;
+
+mod camera;
+pub mod capture;
+pub mod convert;
+mod devices;
+mod font;
+pub mod format;
+mod holder;
+mod metronome;
+pub mod openh264;
+pub mod pattern;
+pub mod replay;
+pub mod test_card;
+pub mod timecode;
+mod v4l2;
+
+pub use devices::{CameraInfo, cameras};
+
+/// Opens the source that `video.source` names: `pattern`, `file:PATH`, or a camera (`auto`, a
+/// path, a by-id or by-path name, a card name or a part of one, in any case).
+///
+/// `none` is no source; whoever asks handles it.
+///
+/// # Errors
+///
+/// Any [`VideoError`].
+pub fn open(config: &config::Video) -> Result<Box<dyn VideoSource>, VideoError> {
+    if config.source == "pattern" {
+        return Ok(Box::new(pattern::Pattern::new(config)));
+    }
+    if let Some(path) = config.source.strip_prefix("file:") {
+        let replay = replay::Replay::open(Path::new(path), config.fps)?;
+        return Ok(Box::new(replay));
+    }
+    let path = devices::find(&config.source)?;
+    Ok(Box::new(camera::Camera::open(&path, config)?))
+}
 
 /// One coded picture with the parameter sets that precede it, as an Annex B byte stream.
 #[derive(Clone, Debug)]
@@ -60,10 +104,24 @@ pub trait VideoSource: Send {
 #[derive(Debug, thiserror::Error)]
 pub enum VideoError {
     /// Another program holds the device.
-    #[error("camera {} is in use by another program", path.display())]
+    #[error("camera {} is in use by {}", path.display(), holder.as_deref().unwrap_or("another program"))]
     Busy {
         /// The device node.
         path: PathBuf,
+        /// Name and id of a process that has it open, where that can be known.
+        holder: Option<String>,
+    },
+    /// This user may not open the device.
+    #[error("camera {} may not be opened by this user; add it to the group `video`", path.display())]
+    Permission {
+        /// The device node.
+        path: PathBuf,
+    },
+    /// `auto` found nothing.
+    #[error("no camera was found{seen}")]
+    NoCamera {
+        /// What was found instead, and why it is of no use; empty or starting with `; `.
+        seen: String,
     },
     /// The driver reported an error.
     #[error("camera {}: {operation} failed", path.display())]
@@ -118,11 +176,63 @@ impl VideoError {
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::Busy { .. }
+            | Self::Permission { .. }
+            | Self::NoCamera { .. }
             | Self::Driver { .. }
             | Self::Missing { .. }
             | Self::Stalled { .. }
             | Self::Encoder(_) => true,
             Self::Format { .. } | Self::File { .. } => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(source: &str) -> config::Video {
+        config::Video {
+            source: source.to_owned(),
+            ..config::Video::default()
+        }
+    }
+
+    #[test]
+    fn messages_name_the_device_and_leave_the_cause_to_the_source() {
+        let error = VideoError::Driver {
+            path: "/dev/video0".into(),
+            operation: "VIDIOC_DQBUF",
+            source: io::Error::from_raw_os_error(19),
+        };
+        assert_eq!(error.to_string(), "camera /dev/video0: VIDIOC_DQBUF failed");
+        assert!(std::error::Error::source(&error).is_some());
+    }
+
+    #[test]
+    fn a_busy_camera_says_who_has_it() {
+        let busy = |holder: Option<&str>| VideoError::Busy {
+            path: "/dev/video0".into(),
+            holder: holder.map(str::to_owned),
+        };
+        assert_eq!(
+            busy(Some("guvcview (pid 412)")).to_string(),
+            "camera /dev/video0 is in use by guvcview (pid 412)"
+        );
+        assert_eq!(
+            busy(None).to_string(),
+            "camera /dev/video0 is in use by another program"
+        );
+    }
+
+    #[test]
+    fn the_source_is_chosen_by_its_name() {
+        assert!(open(&named("pattern")).unwrap().keyframes_on_demand());
+        let file = open(&named("file:/nonexistent.h264")).map(drop);
+        assert!(matches!(file, Err(VideoError::File { .. })));
+        let path = open(&named("/dev/nonexistent")).map(drop);
+        assert!(matches!(path, Err(VideoError::Missing { .. })));
+        let card = open(&named("No Such Camera")).map(drop);
+        assert!(matches!(card, Err(VideoError::Missing { .. })));
     }
 }

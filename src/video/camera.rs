@@ -1,0 +1,265 @@
+//! A V4L2 camera as a source: which format, passed through or encoded, when it counts as dead.
+//!
+//! H.264 from the camera is passed through, never decoded. Raw pictures are encoded straight from
+//! the driver's buffer where their layout allows.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::convert::Converter;
+use super::format::{self, FourCc, Size};
+use super::openh264::OpenH264;
+use super::v4l2::{CodecControl, Device, Identity, Negotiated, Stream};
+use super::{AccessUnit, VideoError, VideoSource};
+use crate::{clock, config};
+
+/// Longest wait for a picture in one call, so that the capture thread notices that it is to stop.
+const LONGEST_WAIT: Duration = Duration::from_millis(200);
+
+/// How long a camera may be silent. UVC cameras take up to two seconds for the first picture, and
+/// some pause for one when their exposure changes.
+const LONGEST_SILENCE: Duration = Duration::from_secs(5);
+
+/// Seconds from keyframe to keyframe of a camera that makes one when asked: a safety net.
+const GOP_ON_DEMAND_S: u32 = 10;
+
+/// Seconds from keyframe to keyframe of one that does not: a newcomer waits, or is sent, that much.
+const GOP_UNASKED_S: u32 = 1;
+
+/// A camera that is open and streaming.
+#[derive(Debug)]
+pub(super) struct Camera {
+    stream: Stream,
+    output: Output,
+    description: String,
+    last_picture: Instant,
+    damaged: u64,
+}
+
+#[derive(Debug)]
+enum Output {
+    PassedThrough {
+        keyframes_on_demand: bool,
+    },
+    Encoded {
+        converter: Converter,
+        encoder: OpenH264,
+    },
+}
+
+impl Camera {
+    /// Opens the device, negotiates and starts it.
+    pub(super) fn open(path: &Path, config: &config::Video) -> Result<Self, VideoError> {
+        let device = Device::open(path)?;
+        let identity = device.identity().ok();
+        let refused = |offered: String| VideoError::Format {
+            path: path.to_owned(),
+            wanted: format::WANTED.to_owned(),
+            offered,
+        };
+        let identity = identity.ok_or_else(|| refused("no video (it is no camera)".to_owned()))?;
+        if let Some(problem) = problem(&identity) {
+            return Err(refused(problem.to_owned()));
+        }
+        let offers = device.formats();
+        let wanted = Size {
+            width: config.width,
+            height: config.height,
+        };
+        let choice =
+            format::choose(&offers, wanted).ok_or_else(|| refused(format::describe(&offers)))?;
+        let settled = device.set_format(choice)?;
+        let frame_time = device.set_frame_rate(config.fps);
+        let fps = frame_time.map_or(config.fps, rounded_rate);
+        let bitrate_bps = config.bitrate_kbps.saturating_mul(1_000);
+        let output = output(&device, settled, fps, bitrate_bps).ok_or_else(|| {
+            refused(format!(
+                "{} when asked for {}",
+                settled.fourcc, choice.fourcc
+            ))
+        })?;
+        let how = match output {
+            Output::PassedThrough { .. } => "passed through",
+            Output::Encoded { .. } => "encoded by OpenH264",
+        };
+        let (card, fourcc, size) = (&identity.card, settled.fourcc, settled.size);
+        Ok(Self {
+            description: format!("{card} {fourcc} {size} at {fps} fps, {how}"),
+            stream: Stream::start(device)?,
+            output,
+            last_picture: clock::now(),
+            damaged: 0,
+        })
+    }
+
+    fn take(&mut self) -> Result<Option<AccessUnit>, VideoError> {
+        let Some(filled) = self.stream.next(LONGEST_WAIT)? else {
+            return Ok(None);
+        };
+        let captured_at = filled.captured_at;
+        let raw = self.stream.bytes(&filled);
+        // An empty buffer is what some UVC cameras send while they start.
+        let mut is_damaged = filled.is_damaged || raw.is_empty();
+        let coded = match &mut self.output {
+            _ if is_damaged => Ok(None),
+            Output::PassedThrough { .. } => Ok(Some(Bytes::copy_from_slice(raw))),
+            Output::Encoded { converter, encoder } => match converter.convert(raw) {
+                Some(picture) => encoder.encode(&picture, captured_at),
+                None => {
+                    is_damaged = true;
+                    Ok(None)
+                }
+            },
+        };
+        self.stream.give_back(filled)?;
+        if is_damaged {
+            self.damaged += 1;
+            if self.damaged == 1 {
+                tracing::warn!(camera = self.description, "skipped a damaged picture");
+            }
+        }
+        let coded = coded?;
+        Ok(coded.map(|data| AccessUnit { data, captured_at }))
+    }
+}
+
+impl VideoSource for Camera {
+    fn next(&mut self) -> Result<Option<AccessUnit>, VideoError> {
+        let unit = self.take()?;
+        let now = clock::now();
+        if unit.is_some() {
+            self.last_picture = now;
+        }
+        let silent_for = now.saturating_duration_since(self.last_picture);
+        if silent_for > LONGEST_SILENCE {
+            return Err(VideoError::Stalled {
+                path: self.stream.path().to_owned(),
+                silent_for: LONGEST_SILENCE,
+            });
+        }
+        Ok(unit)
+    }
+
+    fn description(&self) -> String {
+        self.description.clone()
+    }
+
+    fn keyframes_on_demand(&self) -> bool {
+        match self.output {
+            Output::PassedThrough {
+                keyframes_on_demand,
+            } => keyframes_on_demand,
+            Output::Encoded { .. } => true,
+        }
+    }
+
+    fn request_keyframe(&mut self) {
+        match &mut self.output {
+            Output::PassedThrough { .. } => {
+                let device = self.stream.device();
+                device.set_control(CodecControl::ForceKeyframe, 1);
+            }
+            Output::Encoded { encoder, .. } => encoder.request_keyframe(),
+        }
+    }
+
+    fn set_bitrate(&mut self, bits_per_second: u32) {
+        match &mut self.output {
+            Output::PassedThrough { .. } => {
+                let device = self.stream.device();
+                device.set_control(CodecControl::Bitrate, bits_per_second);
+            }
+            Output::Encoded { encoder, .. } => encoder.set_bitrate(bits_per_second),
+        }
+    }
+}
+
+impl Drop for Camera {
+    fn drop(&mut self) {
+        if self.damaged > 0 {
+            let damaged = self.damaged;
+            tracing::info!(
+                camera = self.description,
+                damaged,
+                "damaged pictures were skipped"
+            );
+        }
+    }
+}
+
+/// Returns why a device cannot be a camera for us, whatever formats it lists.
+pub(super) const fn problem(identity: &Identity) -> Option<&'static str> {
+    if !identity.captures() || identity.is_converter() {
+        Some("no single-planar video capture")
+    } else if identity.needs_media_controller() {
+        Some("sensor data of a CSI camera, which only libcamera makes pictures of")
+    } else {
+        None
+    }
+}
+
+/// Prepares the way from what the device settled on to H.264, or `None` where there is none.
+fn output(device: &Device, settled: Negotiated, fps: u32, bitrate_bps: u32) -> Option<Output> {
+    if settled.fourcc == FourCc::H264 {
+        let keyframes_on_demand = device.has_control(CodecControl::ForceKeyframe);
+        let gop_s = if keyframes_on_demand {
+            GOP_ON_DEMAND_S
+        } else {
+            GOP_UNASKED_S
+        };
+        let gop = gop_s.saturating_mul(fps);
+        for (control, value) in [
+            (CodecControl::Bitrate, bitrate_bps),
+            (CodecControl::RepeatHeaders, 1),
+            (CodecControl::PrependHeaders, 1),
+            (CodecControl::BFrames, 0),
+            (CodecControl::GopSize, gop),
+            (CodecControl::IPeriod, gop),
+        ] {
+            device.set_control(control, value);
+        }
+        return Some(Output::PassedThrough {
+            keyframes_on_demand,
+        });
+    }
+    let raw_format = settled.fourcc.raw_format()?;
+    let pixels = |n| usize::try_from(n).unwrap_or_default();
+    let (width, height) = (pixels(settled.size.width), pixels(settled.size.height));
+    Some(Output::Encoded {
+        converter: Converter::new(raw_format, width, height, pixels(settled.stride)),
+        encoder: OpenH264::new(fps, bitrate_bps),
+    })
+}
+
+/// Returns frames per second, at least one: 33.367 ms are 30.
+fn rounded_rate(frame_time: Duration) -> u32 {
+    let nanos = frame_time.as_nanos().max(1);
+    u32::try_from((1_000_000_000 + nanos / 2) / nanos)
+        .unwrap_or(u32::MAX)
+        .max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_rate_is_rounded_to_whole_pictures() {
+        let rate = |nanos| rounded_rate(Duration::from_nanos(nanos));
+        assert_eq!([rate(33_366_667), rate(33_333_333)], [30, 30]);
+        assert_eq!([rate(133_333_333), rate(2_000_000_000)], [8, 1]);
+        assert_eq!(rate(0), 1_000_000_000, "no division by zero");
+    }
+
+    #[test]
+    fn a_node_that_is_no_camera_is_refused_by_name() {
+        let error = Camera::open(Path::new("/dev/null"), &config::Video::default()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "camera /dev/null offers no video (it is no camera), but this program takes H264, \
+             YUYV, NV12 or YU12"
+        );
+    }
+}

@@ -1,0 +1,628 @@
+//! The capture thread: next → packetize → publish; opens the source again when it fails.
+//!
+//! ```text
+//!          run                    first frame
+//!   Off ─────────▶ Starting ───────────────────▶ Live
+//!    ▲                 │ cannot be opened          │ fails
+//!    │ run = false     ▼                           ▼
+//!    └───────────── Waiting ◀──────────────────────┘
+//!   (from anywhere)    └── opens again after 0.25 s, then every second, until frames come
+//! ```
+//!
+//! The thread never waits for anyone but its camera, and notices within 300 ms that it is to stop.
+//! While it does not run, the camera is closed and its light is out. What is made of the frames,
+//! and who may stop the camera, is decided elsewhere.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::{broadcast, watch};
+
+use super::{VideoError, VideoSource};
+use crate::rtp::VideoFrame;
+use crate::rtp::h264::Packetizer;
+use crate::{clock, config};
+
+/// How long after a failure the source is opened again, first and then. A replugged camera is to be
+/// back within two seconds; asking costs a few system calls.
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The same where only another device or file can help.
+const HOPELESS_RETRY: Duration = Duration::from_secs(5);
+
+/// How long a source must have been live for its next failure to count as the first. A camera that
+/// dies at each start must not fill the log four times a second.
+const PROVEN: Duration = Duration::from_secs(5);
+
+/// Longest sleep in one go between two attempts, so that a stop is noticed.
+const LONGEST_NAP: Duration = Duration::from_millis(100);
+
+/// What is asked of the capture thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaptureRequest {
+    /// The camera is to be open.
+    pub run: bool,
+    /// The thread is to end, for good.
+    pub shutdown: bool,
+    /// What the encoder is to aim at; 0 leaves it at the configured target.
+    pub bitrate_bps: u32,
+    /// A change asks for a keyframe.
+    pub keyframe_serial: u64,
+}
+
+/// What the capture thread is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CaptureStatus {
+    /// Nothing: nobody asks for pictures, and the camera is closed.
+    Off,
+    /// The source is being opened, or has not delivered yet.
+    Starting,
+    /// Frames are published.
+    Live {
+        /// What is captured and how, for people.
+        description: String,
+    },
+    /// There is no picture; it is tried again until there is.
+    Waiting {
+        /// Why, and what to do about it, for people.
+        reason: String,
+    },
+}
+
+/// Starts the thread `video`, which serves `request` until it asks for a shutdown or its sender is
+/// gone.
+///
+/// `frames` may be without receivers. A receiver that lags loses the oldest frames.
+///
+/// # Errors
+///
+/// When the system gives no thread.
+pub fn spawn(
+    config: config::Video,
+    runtime: Handle,
+    request: watch::Receiver<CaptureRequest>,
+    frames: broadcast::Sender<Arc<VideoFrame>>,
+    status: watch::Sender<CaptureStatus>,
+) -> io::Result<JoinHandle<()>> {
+    let bitrate_bps = config.bitrate_kbps.saturating_mul(1_000);
+    let capture = Capture {
+        runtime,
+        request,
+        frames,
+        status,
+        bitrate_bps,
+    };
+    thread::Builder::new()
+        .name("video".to_owned())
+        .spawn(move || capture.run(|| super::open(&config)))
+}
+
+struct Capture {
+    runtime: Handle,
+    request: watch::Receiver<CaptureRequest>,
+    frames: broadcast::Sender<Arc<VideoFrame>>,
+    status: watch::Sender<CaptureStatus>,
+    /// What a source aims at when it was just opened.
+    bitrate_bps: u32,
+}
+
+/// Where a source is in the diagram above, over all attempts of one run.
+#[derive(Default)]
+struct Attempts {
+    failures: u32,
+    live_since: Option<Instant>,
+}
+
+impl Attempts {
+    /// Records a failure and returns how long to wait before the next attempt.
+    fn failed(&mut self, error: &VideoError, now: Instant) -> Duration {
+        let live_since = self.live_since.take();
+        if live_since.is_some_and(|since| now.saturating_duration_since(since) >= PROVEN) {
+            self.failures = 0;
+        }
+        self.failures = self.failures.saturating_add(1);
+        if self.failures == 1 {
+            FIRST_RETRY
+        } else if error.is_retryable() {
+            RETRY
+        } else {
+            HOPELESS_RETRY
+        }
+    }
+}
+
+impl Capture {
+    fn run(mut self, mut open: impl FnMut() -> Result<Box<dyn VideoSource>, VideoError>) {
+        while self.wait_until_wanted() {
+            self.report(CaptureStatus::Starting);
+            self.serve(&mut open);
+            self.report(CaptureStatus::Off);
+            tracing::info!("camera closed");
+        }
+    }
+
+    /// Returns false when the thread is to end.
+    fn wait_until_wanted(&mut self) -> bool {
+        loop {
+            // An error means that whoever asked is gone.
+            if self.request.has_changed().is_err() {
+                return false;
+            }
+            let (run, shutdown) = {
+                let request = self.request.borrow_and_update();
+                (request.run, request.shutdown)
+            };
+            if shutdown {
+                return false;
+            }
+            if run {
+                return true;
+            }
+            if self.runtime.block_on(self.request.changed()).is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// Returns what is asked for, or `None` when the camera is to be closed.
+    fn wanted(&mut self) -> Option<CaptureRequest> {
+        self.request.has_changed().ok()?;
+        let request = self.request.borrow_and_update().clone();
+        (request.run && !request.shutdown).then_some(request)
+    }
+
+    /// Opens the source, again and again, until it is no longer wanted.
+    fn serve(&mut self, open: &mut impl FnMut() -> Result<Box<dyn VideoSource>, VideoError>) {
+        let mut attempts = Attempts::default();
+        while self.wanted().is_some() {
+            let error = match open() {
+                Ok(mut source) => match self.publish_all(source.as_mut(), &mut attempts) {
+                    Ok(()) => return,
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            let retry_in = attempts.failed(&error, clock::now());
+            self.report(CaptureStatus::Waiting {
+                reason: reason(&error),
+            });
+            if !self.nap(retry_in) {
+                return;
+            }
+        }
+    }
+
+    /// Publishes what the source delivers, until it is no longer wanted (`Ok`) or fails.
+    fn publish_all(
+        &mut self,
+        source: &mut dyn VideoSource,
+        attempts: &mut Attempts,
+    ) -> Result<(), VideoError> {
+        let mut packetizer = Packetizer::new(source.keyframes_on_demand());
+        let mut bitrate_bps = self.bitrate_bps;
+        let mut warned_of_b_slices = false;
+        // A fresh source starts with a keyframe unasked.
+        let mut keyframe_serial = self.request.borrow().keyframe_serial;
+        while let Some(request) = self.wanted() {
+            if request.keyframe_serial != keyframe_serial {
+                keyframe_serial = request.keyframe_serial;
+                source.request_keyframe();
+            }
+            if request.bitrate_bps != 0 && request.bitrate_bps != bitrate_bps {
+                bitrate_bps = request.bitrate_bps;
+                source.set_bitrate(bitrate_bps);
+            }
+            let unit = source.next()?;
+            let Some(frame) = unit.and_then(|unit| packetizer.packetize(&unit)) else {
+                continue;
+            };
+            if attempts.live_since.is_none() {
+                attempts.live_since = Some(clock::now());
+                self.report(CaptureStatus::Live {
+                    description: source.description(),
+                });
+            }
+            if packetizer.saw_b_slices() && !warned_of_b_slices {
+                warned_of_b_slices = true;
+                let camera = source.description();
+                tracing::warn!(
+                    camera,
+                    "has B pictures, which browsers show late or not at all"
+                );
+            }
+            // full: oldest lost, viewer waits for a keyframe. An error: nobody watches.
+            let _nobody_watches = self.frames.send(Arc::new(frame));
+        }
+        Ok(())
+    }
+
+    /// Sleeps, and returns false as soon as the camera is no longer wanted.
+    fn nap(&mut self, length: Duration) -> bool {
+        let end = clock::now() + length;
+        while self.wanted().is_some() {
+            let left = end.saturating_duration_since(clock::now());
+            if left.is_zero() {
+                return true;
+            }
+            thread::sleep(left.min(LONGEST_NAP));
+        }
+        false
+    }
+
+    /// Tells everyone, and the log once, when something has changed.
+    fn report(&self, status: CaptureStatus) {
+        let changed = self.status.send_if_modified(|current| {
+            let changed = *current != status;
+            if changed {
+                current.clone_from(&status);
+            }
+            changed
+        });
+        match status {
+            CaptureStatus::Live { description } if changed => {
+                tracing::info!(camera = description, "camera live");
+            }
+            CaptureStatus::Waiting { reason } if changed => {
+                tracing::warn!(reason, "waiting for camera");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Returns the error and its causes in one line.
+fn reason(error: &VideoError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::video::AccessUnit;
+    use bytes::Bytes;
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::runtime::Runtime;
+
+    const KEYFRAME: &[u8] = &[
+        0, 0, 0, 1, 0x67, 0x42, 0xc0, 0x1f, 0x8c, 0x8d, 0x40, 0x28, 0x02, 0xdd, 0, 0, 0, 1, 0x68,
+        0xce, 0x3c, 0x80, 0, 0, 0, 1, 0x65, 0x88, 0x80, 0x11,
+    ];
+    const DELTA: &[u8] = &[0, 0, 0, 1, 0x41, 0x9a, 0x11];
+
+    /// What happened to the scripted cameras.
+    #[derive(Default)]
+    struct Record {
+        open_now: AtomicUsize,
+        opened: AtomicUsize,
+        asked: Mutex<Vec<String>>,
+    }
+
+    /// Delivers a keyframe, then deltas; fails after so many frames.
+    struct Scripted {
+        record: Arc<Record>,
+        delivered: usize,
+        fails_after: usize,
+    }
+
+    impl VideoSource for Scripted {
+        fn next(&mut self) -> Result<Option<AccessUnit>, VideoError> {
+            if self.delivered == self.fails_after {
+                return Err(unplugged());
+            }
+            let data = if self.delivered == 0 { KEYFRAME } else { DELTA };
+            self.delivered += 1;
+            thread::sleep(Duration::from_millis(1));
+            Ok(Some(AccessUnit {
+                data: Bytes::from_static(data),
+                captured_at: clock::now(),
+            }))
+        }
+
+        fn description(&self) -> String {
+            "scripted camera".to_owned()
+        }
+
+        fn keyframes_on_demand(&self) -> bool {
+            true
+        }
+
+        fn request_keyframe(&mut self) {
+            self.record.asked.lock().unwrap().push("keyframe".into());
+        }
+
+        fn set_bitrate(&mut self, bits_per_second: u32) {
+            let asked = format!("{bits_per_second} bit/s");
+            self.record.asked.lock().unwrap().push(asked);
+        }
+    }
+
+    impl Drop for Scripted {
+        fn drop(&mut self) {
+            self.record.open_now.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    fn unplugged() -> VideoError {
+        VideoError::Missing {
+            name: "/dev/video0".to_owned(),
+        }
+    }
+
+    /// What the next attempt to open gives; without a script, a camera that works.
+    enum Attempt {
+        Fails(VideoError),
+        WorksFor(usize),
+    }
+
+    struct Bench {
+        runtime: Runtime,
+        request: watch::Sender<CaptureRequest>,
+        frames: broadcast::Receiver<Arc<VideoFrame>>,
+        status: watch::Receiver<CaptureStatus>,
+        record: Arc<Record>,
+        thread: Option<JoinHandle<()>>,
+    }
+
+    impl Bench {
+        fn with(attempts: impl IntoIterator<Item = Attempt>) -> Self {
+            let mut attempts: VecDeque<_> = attempts.into_iter().collect();
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_time()
+                .build()
+                .unwrap();
+            let (request, requests) = watch::channel(CaptureRequest {
+                run: false,
+                shutdown: false,
+                bitrate_bps: 0,
+                keyframe_serial: 0,
+            });
+            let (frames_in, frames) = broadcast::channel(1_024);
+            let (status_in, status) = watch::channel(CaptureStatus::Off);
+            let record = Arc::new(Record::default());
+            let capture = Capture {
+                runtime: runtime.handle().clone(),
+                request: requests,
+                frames: frames_in,
+                status: status_in,
+                bitrate_bps: 2_000_000,
+            };
+            let shared = Arc::clone(&record);
+            let open = move || {
+                shared.opened.fetch_add(1, Ordering::SeqCst);
+                let fails_after = match attempts.pop_front() {
+                    Some(Attempt::Fails(error)) => return Err(error),
+                    Some(Attempt::WorksFor(frames)) => frames,
+                    None => usize::MAX,
+                };
+                shared.open_now.fetch_add(1, Ordering::SeqCst);
+                Ok(Box::new(Scripted {
+                    record: Arc::clone(&shared),
+                    delivered: 0,
+                    fails_after,
+                }) as Box<dyn VideoSource>)
+            };
+            Self {
+                thread: Some(thread::spawn(move || capture.run(open))),
+                runtime,
+                request,
+                frames,
+                status,
+                record,
+            }
+        }
+
+        fn ask(&self, change: impl FnOnce(&mut CaptureRequest)) {
+            self.request.send_modify(change);
+        }
+
+        fn wait_for(&mut self, wanted: impl FnMut(&CaptureStatus) -> bool) -> CaptureStatus {
+            let wait = self.status.wait_for(wanted);
+            let limit = Duration::from_secs(20);
+            let seen = self
+                .runtime
+                .block_on(async { tokio::time::timeout(limit, wait).await });
+            seen.expect("in time").expect("the thread lives").clone()
+        }
+
+        fn wait_until_live(&mut self) {
+            self.wait_for(|s| matches!(s, CaptureStatus::Live { .. }));
+        }
+
+        fn next_frame(&mut self) -> Arc<VideoFrame> {
+            let limit = Duration::from_secs(20);
+            let next = self.frames.recv();
+            let frame = self
+                .runtime
+                .block_on(async { tokio::time::timeout(limit, next).await });
+            frame.expect("in time").expect("a frame")
+        }
+
+        /// Ends the thread and returns how long that took.
+        fn join(mut self) -> Duration {
+            let start = clock::now();
+            self.thread.take().unwrap().join().unwrap();
+            clock::now() - start
+        }
+    }
+
+    #[test]
+    fn nothing_is_opened_before_someone_wants_pictures() {
+        let mut bench = Bench::with([]);
+        assert_eq!(bench.record.opened.load(Ordering::SeqCst), 0);
+        bench.ask(|r| r.run = true);
+        bench.wait_until_live();
+        assert!(bench.next_frame().is_keyframe);
+        assert!(!bench.next_frame().is_keyframe);
+        bench.ask(|r| r.shutdown = true);
+        bench.join();
+    }
+
+    #[test]
+    fn stopping_closes_the_camera_and_running_opens_it_again() {
+        let mut bench = Bench::with([]);
+        for round in 1..=3 {
+            bench.ask(|r| r.run = true);
+            bench.wait_until_live();
+            assert_eq!(bench.record.opened.load(Ordering::SeqCst), round);
+            bench.ask(|r| r.run = false);
+            bench.wait_for(|s| *s == CaptureStatus::Off);
+            assert_eq!(bench.record.open_now.load(Ordering::SeqCst), 0);
+        }
+        bench.ask(|r| r.shutdown = true);
+        bench.join();
+    }
+
+    #[test]
+    fn an_unplugged_camera_is_waited_for_and_starts_with_a_keyframe() {
+        let mut bench = Bench::with([Attempt::WorksFor(3), Attempt::Fails(unplugged())]);
+        bench.ask(|r| r.run = true);
+        let keyframes: Vec<bool> = (0..5).map(|_| bench.next_frame().is_keyframe).collect();
+        assert_eq!(keyframes, [true, false, false, true, false]);
+        assert_eq!(bench.record.opened.load(Ordering::SeqCst), 3);
+        bench.ask(|r| r.shutdown = true);
+        bench.join();
+    }
+
+    #[test]
+    fn the_reason_for_waiting_names_camera_and_cause() {
+        let driver = VideoError::Driver {
+            path: "/dev/video0".into(),
+            operation: "VIDIOC_STREAMON",
+            source: io::Error::from_raw_os_error(libc::ENOSPC),
+        };
+        let mut bench = Bench::with([Attempt::Fails(driver)]);
+        bench.ask(|r| r.run = true);
+        let status = bench.wait_for(|s| matches!(s, CaptureStatus::Waiting { .. }));
+        let reason = "camera /dev/video0: VIDIOC_STREAMON failed: \
+                      No space left on device (os error 28)";
+        assert_eq!(
+            status,
+            CaptureStatus::Waiting {
+                reason: reason.to_owned()
+            }
+        );
+        bench.wait_until_live();
+        bench.ask(|r| r.shutdown = true);
+        bench.join();
+    }
+
+    #[test]
+    fn requests_reach_the_source_once_each() {
+        let mut bench = Bench::with([]);
+        bench.ask(|r| {
+            r.run = true;
+            r.keyframe_serial = 7;
+        });
+        bench.wait_until_live();
+        bench.ask(|r| r.keyframe_serial = 8);
+        let asked = |bench: &mut Bench, count: usize| {
+            let deadline = clock::now() + Duration::from_secs(20);
+            loop {
+                let asked = bench.record.asked.lock().unwrap().clone();
+                if asked.len() >= count || clock::now() > deadline {
+                    return asked;
+                }
+                bench.next_frame();
+            }
+        };
+        assert_eq!(asked(&mut bench, 1), ["keyframe"]);
+        bench.ask(|r| r.bitrate_bps = 500_000);
+        assert_eq!(asked(&mut bench, 2), ["keyframe", "500000 bit/s"]);
+        (0..20).for_each(|_| drop(bench.next_frame()));
+        assert_eq!(bench.record.asked.lock().unwrap().len(), 2);
+        bench.ask(|r| r.shutdown = true);
+        bench.join();
+    }
+
+    #[test]
+    fn stops_at_once_while_it_waits_for_a_camera() {
+        let hopeless = || {
+            Attempt::Fails(VideoError::File {
+                path: "/clip".into(),
+                reason: "is empty".to_owned(),
+            })
+        };
+        let mut bench = Bench::with([hopeless(), hopeless(), hopeless()]);
+        bench.ask(|r| r.run = true);
+        bench.wait_for(|s| matches!(s, CaptureStatus::Waiting { .. }));
+        bench.ask(|r| r.run = false);
+        bench.wait_for(|s| *s == CaptureStatus::Off);
+        bench.ask(|r| r.shutdown = true);
+        assert!(
+            bench.join() < Duration::from_secs(4),
+            "before the next attempt"
+        );
+    }
+
+    #[test]
+    fn the_test_picture_is_captured_and_stopped() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let (request, requests) = watch::channel(CaptureRequest {
+            run: true,
+            shutdown: false,
+            bitrate_bps: 0,
+            keyframe_serial: 0,
+        });
+        let (frames_in, mut frames) = broadcast::channel(64);
+        let (status_in, status) = watch::channel(CaptureStatus::Off);
+        let config = config::Video {
+            source: "pattern".to_owned(),
+            width: 64,
+            height: 64,
+            fps: 120,
+            ..config::Video::default()
+        };
+        let handle = runtime.handle().clone();
+        let thread = spawn(config, handle, requests, frames_in, status_in).unwrap();
+        let first = frames.blocking_recv().unwrap();
+        assert!(first.is_keyframe && first.keyframes_on_demand);
+        assert!(!frames.blocking_recv().unwrap().is_keyframe);
+        let description = "test picture 64x64 at 120 fps, encoded by OpenH264".to_owned();
+        assert_eq!(*status.borrow(), CaptureStatus::Live { description });
+        request.send_modify(|r| r.shutdown = true);
+        thread.join().unwrap();
+        assert_eq!(*status.borrow(), CaptureStatus::Off);
+    }
+
+    #[test]
+    fn ends_when_whoever_asked_is_gone() {
+        let mut bench = Bench::with([]);
+        bench.ask(|r| r.run = true);
+        bench.wait_until_live();
+        let (unused, _) = watch::channel(bench.request.borrow().clone());
+        drop(std::mem::replace(&mut bench.request, unused));
+        bench.join();
+    }
+
+    #[test]
+    fn the_first_retry_is_quick_and_only_a_proven_camera_earns_another() {
+        let t0 = clock::now();
+        let mut attempts = Attempts::default();
+        assert_eq!(attempts.failed(&unplugged(), t0), FIRST_RETRY);
+        attempts.live_since = Some(t0);
+        assert_eq!(attempts.failed(&unplugged(), t0 + RETRY), RETRY);
+        attempts.live_since = Some(t0);
+        assert_eq!(attempts.failed(&unplugged(), t0 + PROVEN), FIRST_RETRY);
+        let format = VideoError::Format {
+            path: "/dev/video0".into(),
+            wanted: "H264".to_owned(),
+            offered: "MJPG".to_owned(),
+        };
+        assert_eq!(attempts.failed(&format, t0), HOPELESS_RETRY);
+    }
+}

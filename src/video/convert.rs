@@ -1,0 +1,282 @@
+//! Raw camera pictures → I420, the one layout the encoder takes.
+//!
+//! YUYV 4:2:2 (two rows of chroma are averaged into one), NV12 (chroma is pulled apart) and I420
+//! itself (borrowed as it is). Row strides are honoured. Values are left alone: limited and full
+//! range pass through. MJPEG is left out. Pure.
+
+/// One plane of a picture: rows of `stride` bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Plane<'a> {
+    bytes: &'a [u8],
+    stride: usize,
+}
+
+impl<'a> Plane<'a> {
+    /// Returns the plane whose rows start every `stride` bytes.
+    #[must_use]
+    pub const fn new(bytes: &'a [u8], stride: usize) -> Self {
+        Self { bytes, stride }
+    }
+
+    /// Returns all bytes; the last row may end before its stride.
+    #[must_use]
+    pub const fn bytes(self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Returns the distance from row to row, in bytes.
+    #[must_use]
+    pub const fn stride(self) -> usize {
+        self.stride
+    }
+
+    fn holds(self, columns: usize, rows: usize) -> bool {
+        let last_row = self.stride.checked_mul(rows.saturating_sub(1));
+        let end = last_row.and_then(|start| start.checked_add(columns));
+        self.stride >= columns && end.is_some_and(|end| end <= self.bytes.len())
+    }
+}
+
+/// A borrowed picture in planes: luma at full size, chroma at half of it both ways.
+///
+/// The planes are known to be long enough, so a decoder in C may read them.
+#[derive(Clone, Copy, Debug)]
+pub struct I420<'a> {
+    width: usize,
+    height: usize,
+    planes: [Plane<'a>; 3],
+}
+
+impl<'a> I420<'a> {
+    /// Returns the picture, or `None` where a plane is too short, the strides of the chroma planes
+    /// differ, or the size is odd or zero.
+    #[must_use]
+    pub fn new(width: usize, height: usize, planes: [Plane<'a>; 3]) -> Option<Self> {
+        let [y, u, v] = planes;
+        let good = width > 0
+            && height > 0
+            && width.is_multiple_of(2)
+            && height.is_multiple_of(2)
+            && y.holds(width, height)
+            && u.holds(width / 2, height / 2)
+            && v.holds(width / 2, height / 2)
+            && u.stride == v.stride;
+        good.then_some(Self {
+            width,
+            height,
+            planes,
+        })
+    }
+
+    /// Returns the picture that lies in one block: Y, then U, then V, where chroma rows are half as
+    /// long as luma rows.
+    #[must_use]
+    pub fn in_one_block(
+        width: usize,
+        height: usize,
+        bytes: &'a [u8],
+        stride: usize,
+    ) -> Option<Self> {
+        let (y, chroma) = bytes.split_at_checked(stride.checked_mul(height)?)?;
+        let (u, v) = chroma.split_at_checked((stride / 2).checked_mul(height / 2)?)?;
+        let plane = |bytes| Plane::new(bytes, stride / 2);
+        Self::new(width, height, [Plane::new(y, stride), plane(u), plane(v)])
+    }
+
+    /// Returns the width in pixels, even.
+    #[must_use]
+    pub const fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Returns the height in pixels, even.
+    #[must_use]
+    pub const fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Returns Y, U and V.
+    #[must_use]
+    pub const fn planes(&self) -> [Plane<'a>; 3] {
+        self.planes
+    }
+}
+
+/// Layouts of raw pictures that are understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RawFormat {
+    /// `YUYV`: Y0 U Y1 V.
+    Yuyv,
+    /// `NV12`: Y, then U and V interleaved.
+    Nv12,
+    /// `YU12`: Y, U, V.
+    I420,
+}
+
+/// Converts the pictures of one camera. Keeps its output buffer from picture to picture.
+#[derive(Debug)]
+pub struct Converter {
+    format: RawFormat,
+    width: usize,
+    height: usize,
+    stride: usize,
+    converted: Vec<u8>,
+}
+
+impl Converter {
+    /// Creates the converter of pictures of `width` x `height` pixels whose first plane has rows of
+    /// `stride` bytes. An odd last column or row is cut off.
+    #[must_use]
+    pub const fn new(format: RawFormat, width: usize, height: usize, stride: usize) -> Self {
+        Self {
+            format,
+            width: width & !1,
+            height: height & !1,
+            stride,
+            converted: Vec::new(),
+        }
+    }
+
+    /// Returns the picture in `raw`, or `None` where `raw` is too short to hold one.
+    pub fn convert<'a>(&'a mut self, raw: &'a [u8]) -> Option<I420<'a>> {
+        let (width, height) = (self.width, self.height);
+        match self.format {
+            RawFormat::I420 => I420::in_one_block(width, height, raw, self.stride),
+            RawFormat::Yuyv => {
+                if !Plane::new(raw, self.stride).holds(width * 2, height) {
+                    return None;
+                }
+                self.converted.resize(width * height * 3 / 2, 0);
+                yuyv_to_i420(raw, self.stride, width, &mut self.converted, height);
+                I420::in_one_block(width, height, &self.converted, width)
+            }
+            RawFormat::Nv12 => {
+                let (y, uv) = raw.split_at_checked(self.stride.checked_mul(height)?)?;
+                if !Plane::new(uv, self.stride).holds(width, height / 2) {
+                    return None;
+                }
+                self.converted.resize(width * height / 2, 0);
+                let (u, v) = self.converted.split_at_mut(width * height / 4);
+                split_chroma(uv, self.stride, width, u, v);
+                let plane = |bytes| Plane::new(bytes, width / 2);
+                let (u, v) = (plane(&*u), plane(&*v));
+                I420::new(width, height, [Plane::new(y, self.stride), u, v])
+            }
+        }
+    }
+}
+
+fn yuyv_to_i420(raw: &[u8], stride: usize, width: usize, out: &mut [u8], height: usize) {
+    let (y, chroma) = out.split_at_mut(width * height);
+    let (u, v) = chroma.split_at_mut(width * height / 4);
+    let chroma_rows = u
+        .chunks_exact_mut(width / 2)
+        .zip(v.chunks_exact_mut(width / 2));
+    let luma_rows = y.chunks_exact_mut(width * 2);
+    for ((two_rows, luma), (u, v)) in raw.chunks(stride * 2).zip(luma_rows).zip(chroma_rows) {
+        let (upper, lower) = two_rows.split_at(stride.min(two_rows.len()));
+        let (y_upper, y_lower) = luma.split_at_mut(width);
+        // One pass per plane over fixed-size chunks: that is what the compiler vectorizes.
+        for (row, y) in [(upper, y_upper), (lower, y_lower)] {
+            for ([luma, _], y) in row.as_chunks().0.iter().zip(y) {
+                *y = *luma;
+            }
+        }
+        let pairs = || upper.as_chunks().0.iter().zip(lower.as_chunks().0);
+        for (([_, a, _, _], [_, b, _, _]), u) in pairs().zip(u) {
+            *u = a.midpoint(*b);
+        }
+        for (([_, _, _, a], [_, _, _, b]), v) in pairs().zip(v) {
+            *v = a.midpoint(*b);
+        }
+    }
+}
+
+fn split_chroma(uv: &[u8], stride: usize, width: usize, u: &mut [u8], v: &mut [u8]) {
+    let rows = u
+        .chunks_exact_mut(width / 2)
+        .zip(v.chunks_exact_mut(width / 2));
+    for (row, (u, v)) in uv.chunks(stride).zip(rows) {
+        for ([from_u, from_v], (u, v)) in row.as_chunks().0.iter().zip(u.iter_mut().zip(v)) {
+            *u = *from_u;
+            *v = *from_v;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(plane: Plane<'_>, columns: usize, rows: usize) -> Vec<Vec<u8>> {
+        (0..rows)
+            .map(|r| plane.bytes()[r * plane.stride()..][..columns].to_vec())
+            .collect()
+    }
+
+    #[test]
+    fn yuyv_keeps_luma_and_averages_the_chroma_of_two_rows() {
+        // 4x2 with a stride of 10: two bytes of padding per row.
+        let raw = [
+            [1, 100, 2, 200, 3, 50, 4, 60, 0xee, 0xee],
+            [5, 110, 6, 210, 7, 50, 8, 60, 0xee, 0xee],
+        ]
+        .concat();
+        let mut converter = Converter::new(RawFormat::Yuyv, 4, 2, 10);
+        let picture = converter.convert(&raw).unwrap();
+        let [y, u, v] = picture.planes();
+        assert_eq!(rows(y, 4, 2), [[1, 2, 3, 4], [5, 6, 7, 8]]);
+        assert_eq!(rows(u, 2, 1), [[105, 50]]);
+        assert_eq!(rows(v, 2, 1), [[205, 60]]);
+    }
+
+    #[test]
+    fn a_last_row_without_its_padding_is_a_whole_picture() {
+        let raw = [9; 10 + 8];
+        let mut converter = Converter::new(RawFormat::Yuyv, 4, 2, 10);
+        assert!(converter.convert(&raw).is_some());
+    }
+
+    #[test]
+    fn nv12_is_pulled_apart_and_its_luma_is_not_copied() {
+        let raw = [
+            [1, 2, 0xee, 0xee],
+            [3, 4, 0xee, 0xee],
+            [5, 6, 0xee, 0xee],
+            [7, 8, 0xee, 0xee],
+            [10, 20, 0xee, 0xee],
+            [11, 21, 0xee, 0xee],
+        ]
+        .concat();
+        let mut converter = Converter::new(RawFormat::Nv12, 2, 4, 4);
+        let picture = converter.convert(&raw).unwrap();
+        let [y, u, v] = picture.planes();
+        assert_eq!(y.bytes().as_ptr(), raw.as_ptr());
+        assert_eq!(rows(y, 2, 4), [[1, 2], [3, 4], [5, 6], [7, 8]]);
+        assert_eq!(rows(u, 1, 2), [[10], [11]]);
+        assert_eq!(rows(v, 1, 2), [[20], [21]]);
+    }
+
+    #[test]
+    fn i420_is_borrowed_with_its_strides() {
+        let raw: Vec<u8> = (0..24).collect();
+        let mut converter = Converter::new(RawFormat::I420, 2, 4, 4);
+        let picture = converter.convert(&raw).unwrap();
+        let [y, u, v] = picture.planes();
+        assert_eq!(rows(y, 2, 4), [[0, 1], [4, 5], [8, 9], [12, 13]]);
+        assert_eq!(rows(u, 1, 2), [[16], [18]]);
+        assert_eq!(rows(v, 1, 2), [[20], [22]]);
+    }
+
+    #[test]
+    fn a_buffer_that_is_too_short_is_no_picture() {
+        for format in [RawFormat::Yuyv, RawFormat::Nv12, RawFormat::I420] {
+            let mut converter = Converter::new(format, 64, 64, 128);
+            for length in [0, 1, 128, 4_000] {
+                assert!(converter.convert(&vec![0; length]).is_none(), "{format:?}");
+            }
+            let mut no_rows = Converter::new(format, 64, 64, 0);
+            assert!(no_rows.convert(&[0; 9_000]).is_none(), "{format:?}");
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Which cameras this machine has (`/sys/class/video4linux`), and which one a name means.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::VideoError;
+use super::camera::problem;
+use super::format::{FormatInfo, FourCc, describe};
+use super::v4l2::Device;
+
+/// Most device nodes that are looked at. A Pi has up to 30, nearly all of them converters.
+const MAX_NODES: usize = 128;
+
+/// Capture nodes that are stages of the Pi's image pipeline and not cameras.
+const PIPELINE_DRIVERS: [&str; 4] = ["bcm2835-isp", "pispbe", "rpi-hevc-dec", "bcm2835-codec"];
+
+/// A camera, or a device that could be one.
+#[derive(Clone, Debug, Serialize)]
+pub struct CameraInfo {
+    /// The device node. Its number may change when it is plugged in again.
+    pub path: PathBuf,
+    /// What it calls itself.
+    pub card: String,
+    /// Its kernel driver.
+    pub driver: String,
+    /// Where it is connected.
+    pub bus: String,
+    /// Its name in `/dev/v4l/by-id`, which stays; serial number included.
+    pub by_id: Option<String>,
+    /// Its name in `/dev/v4l/by-path`, which stays while it is in that socket.
+    pub by_path: Option<String>,
+    /// What it offers.
+    pub formats: Vec<FormatInfo>,
+    /// Why it cannot be used, in words.
+    pub problem: Option<String>,
+}
+
+impl CameraInfo {
+    /// Returns whether its pictures can be sent.
+    #[must_use]
+    pub const fn is_usable(&self) -> bool {
+        self.problem.is_none()
+    }
+
+    fn delivers_h264(&self) -> bool {
+        self.formats.iter().any(|f| f.fourcc == FourCc::H264)
+    }
+}
+
+/// Lists the cameras of this machine, in the order of their numbers. Encoders, scalers and other
+/// nodes that are no cameras are left out; a camera that cannot be used says why.
+#[must_use]
+pub fn cameras() -> Vec<CameraInfo> {
+    let mut numbers: Vec<u32> = fs::read_dir("/sys/class/video4linux")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.strip_prefix("video")?.parse().ok())
+        .take(MAX_NODES)
+        .collect();
+    numbers.sort_unstable();
+    let by_id = links(Path::new("/dev/v4l/by-id"));
+    let by_path = links(Path::new("/dev/v4l/by-path"));
+    let look = |number: u32| {
+        let path = PathBuf::from(format!("/dev/video{number}"));
+        let mut info = inspect(&path)?;
+        info.by_id = by_id.get(&path).cloned();
+        info.by_path = by_path.get(&path).cloned();
+        Some(info)
+    };
+    numbers.into_iter().filter_map(look).collect()
+}
+
+/// Returns the device node that `name` means: `auto`, a path, a by-id or by-path name, a card name
+/// or a part of one.
+///
+/// # Errors
+///
+/// [`VideoError::NoCamera`] for `auto` when none can be used, [`VideoError::Missing`] when nothing
+/// bears the name.
+pub(super) fn find(name: &str) -> Result<PathBuf, VideoError> {
+    if name.starts_with('/') {
+        return Ok(PathBuf::from(name));
+    }
+    let cameras = cameras();
+    let found = if name == "auto" {
+        automatic(&cameras)
+    } else {
+        named(&cameras, name)
+    };
+    match found {
+        Some(camera) => Ok(camera.path.clone()),
+        None if name == "auto" => Err(VideoError::NoCamera {
+            seen: seen(&cameras),
+        }),
+        None => Err(VideoError::Missing {
+            name: name.to_owned(),
+        }),
+    }
+}
+
+/// One that delivers H.264 costs no CPU, so it comes first.
+fn automatic(cameras: &[CameraInfo]) -> Option<&CameraInfo> {
+    let usable = || cameras.iter().filter(|camera| camera.is_usable());
+    let with_h264 = usable().find(|camera| camera.delivers_h264());
+    with_h264.or_else(|| usable().next())
+}
+
+/// Exact names win over parts of card names, and usable cameras over others: a UVC camera often has
+/// a second node of the same name that delivers nothing.
+fn named<'a>(cameras: &'a [CameraInfo], name: &str) -> Option<&'a CameraInfo> {
+    let wanted = name.to_lowercase();
+    let is = |link: &Option<String>| link.as_deref() == Some(name);
+    let exact = |c: &&CameraInfo| is(&c.by_id) || is(&c.by_path) || c.card.to_lowercase() == wanted;
+    let part = |c: &&CameraInfo| c.card.to_lowercase().contains(&wanted);
+    let usable = || cameras.iter().filter(|camera| camera.is_usable());
+    usable()
+        .find(exact)
+        .or_else(|| usable().find(part))
+        .or_else(|| cameras.iter().find(exact))
+        .or_else(|| cameras.iter().find(part))
+}
+
+fn seen(cameras: &[CameraInfo]) -> String {
+    cameras
+        .iter()
+        .filter_map(|c| {
+            let problem = c.problem.as_ref()?;
+            Some(format!("; {} ({}) {problem}", c.path.display(), c.card))
+        })
+        .collect()
+}
+
+/// Returns what `path` is, or `None` for what is no camera.
+fn inspect(path: &Path) -> Option<CameraInfo> {
+    let mut info = CameraInfo {
+        path: path.to_owned(),
+        card: sysfs_name(path),
+        driver: String::new(),
+        bus: String::new(),
+        by_id: None,
+        by_path: None,
+        formats: Vec::new(),
+        problem: None,
+    };
+    let device = match Device::open(path) {
+        Ok(device) => device,
+        Err(error) => {
+            info.problem = Some(match error {
+                VideoError::Permission { .. } => "may not be opened by this user".to_owned(),
+                VideoError::Busy { .. } => "is in use".to_owned(),
+                _ => "cannot be opened".to_owned(),
+            });
+            return Some(info);
+        }
+    };
+    let identity = device.identity().ok()?;
+    if !identity.captures()
+        || identity.is_converter()
+        || PIPELINE_DRIVERS.contains(&identity.driver.as_str())
+    {
+        return None;
+    }
+    info.formats = device.formats();
+    info.problem = if let Some(problem) = problem(&identity) {
+        Some(format!("offers {problem}"))
+    } else if info.formats.iter().any(|format| format.usable) {
+        None
+    } else {
+        Some(format!("offers {}", describe(&info.formats)))
+    };
+    info.card = identity.card;
+    info.driver = identity.driver;
+    info.bus = identity.bus;
+    Some(info)
+}
+
+fn sysfs_name(path: &Path) -> String {
+    let node = path.file_name().unwrap_or_default();
+    let file = Path::new("/sys/class/video4linux").join(node).join("name");
+    fs::read_to_string(file)
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+/// Returns the names of the symbolic links in `directory`, by what they point to.
+fn links(directory: &Path) -> HashMap<PathBuf, String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .take(MAX_NODES)
+        .filter_map(|entry| {
+            let target = entry.path().canonicalize().ok()?;
+            Some((target, entry.file_name().into_string().ok()?))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::video::format::Sizes;
+
+    fn camera(number: u32, card: &str, formats: &[&[u8; 4]]) -> CameraInfo {
+        let formats: Vec<FormatInfo> = formats
+            .iter()
+            .map(|code| FourCc::from_u32(u32::from_le_bytes(**code)))
+            .map(|fourcc| FormatInfo {
+                fourcc,
+                usable: fourcc.is_usable(),
+                sizes: Sizes::Unknown,
+            })
+            .collect();
+        let usable = formats.iter().any(|f| f.usable);
+        CameraInfo {
+            path: format!("/dev/video{number}").into(),
+            card: card.to_owned(),
+            driver: "uvcvideo".to_owned(),
+            bus: format!("usb-{number}"),
+            by_id: Some(format!("usb-vendor-{number}")),
+            by_path: None,
+            problem: (!usable).then(|| format!("offers {}", describe(&formats))),
+            formats,
+        }
+    }
+
+    fn path(camera: Option<&CameraInfo>) -> Option<&str> {
+        camera.and_then(|c| c.path.to_str())
+    }
+
+    #[test]
+    fn auto_takes_h264_before_raw_and_never_a_bare_sensor() {
+        let cameras = [
+            camera(0, "unicam", &[b"RG10"]),
+            camera(1, "Laptop Camera", &[b"MJPG", b"YUYV"]),
+            camera(2, "HD Pro Webcam C920", &[b"YUYV", b"H264"]),
+        ];
+        assert_eq!(path(automatic(&cameras)), Some("/dev/video2"));
+        assert_eq!(path(automatic(&cameras[..2])), Some("/dev/video1"));
+        assert_eq!(path(automatic(&cameras[..1])), None);
+        assert!(seen(&cameras).starts_with("; /dev/video0 (unicam) offers raw Bayer"));
+    }
+
+    #[test]
+    fn a_camera_is_found_by_link_by_card_and_by_part_of_it() {
+        let cameras = [
+            camera(0, "HD Pro Webcam C920 rev 2", &[b"YUYV"]),
+            camera(4, "HD Pro Webcam C920", &[]),
+            camera(5, "hd pro webcam c920", &[b"YUYV"]),
+        ];
+        let find = |name| path(named(&cameras, name));
+        assert_eq!(find("usb-vendor-4"), Some("/dev/video4"));
+        assert_eq!(
+            find("HD Pro Webcam C920"),
+            Some("/dev/video5"),
+            "usable, exact"
+        );
+        assert_eq!(find("pro webcam"), Some("/dev/video0"));
+        assert_eq!(find("Kinect"), None);
+    }
+
+    #[test]
+    fn links_are_found_by_what_they_point_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().canonicalize().unwrap();
+        fs::create_dir(root.join("by-id")).unwrap();
+        fs::write(root.join("video7"), b"").unwrap();
+        std::os::unix::fs::symlink("../video7", root.join("by-id/usb-x-index0")).unwrap();
+        std::os::unix::fs::symlink("../gone", root.join("by-id/dangling")).unwrap();
+        let links = links(&root.join("by-id"));
+        assert_eq!(links.len(), 1);
+        assert_eq!(links[&root.join("video7")], "usb-x-index0");
+    }
+
+    #[test]
+    fn listing_never_fails() {
+        for camera in cameras() {
+            assert!(serde_json::to_string(&camera).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_path_is_taken_as_it_is_and_an_unknown_name_is_missing() {
+        assert_eq!(
+            find("/dev/v4l/by-id/x").unwrap(),
+            Path::new("/dev/v4l/by-id/x")
+        );
+        let error = find("no camera is called this").unwrap_err();
+        assert!(matches!(error, VideoError::Missing { .. }));
+    }
+}
