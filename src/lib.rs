@@ -16,3 +16,4 @@ pub mod signaling;
 pub mod systemd;
 pub mod video;
 pub mod viewer;
+pub mod watch;

@@ -252,7 +252,7 @@ fn server_name(server: &Url) -> String {
 
 /// Makes `ring` the process's TLS cryptography, unless somebody has chosen already. Were two built
 /// in and none chosen, the first TLS connection would panic.
-fn choose_cryptography() {
+pub(crate) fn choose_cryptography() {
     let provider = rustls::crypto::ring::default_provider();
     if provider.install_default().is_err() {
         debug!("TLS cryptography was chosen before");

@@ -1,0 +1,118 @@
+//! What a viewer has seen so far.
+//!
+//! Pure.
+
+use std::time::Instant;
+
+use super::protocol::{DeviceState, Refusal, Reply};
+use super::tally::Counts;
+
+/// How many candidates, refusals and replies are kept; later ones are dropped.
+const MAX_KEPT: usize = 32;
+
+/// What a viewer has seen so far.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// The instance of the device in the room.
+    pub device: Option<String>,
+    /// When the offer was sent.
+    pub offered: Option<Instant>,
+    /// When the answer came.
+    pub answered: Option<Instant>,
+    /// When ICE and DTLS were done.
+    pub connected: Option<Instant>,
+    /// How the connection to the device is.
+    pub connection: Connection,
+    /// When the control channel opened; `None` again once it is closed.
+    pub control_open: Option<Instant>,
+    /// The state that the device told last.
+    pub state: Option<DeviceState>,
+    /// How many states it told.
+    pub states: u64,
+    /// Replies to numbers that nobody waits for.
+    pub replies: Vec<Reply>,
+    /// What the room server or the device refused.
+    pub refusals: Vec<Refusal>,
+    /// Our candidates, as `host 192.0.2.7:4000`.
+    pub local_candidates: Vec<String>,
+    /// The device's candidates.
+    pub remote_candidates: Vec<String>,
+    /// Whether the room server's connection is there.
+    pub in_room: bool,
+    /// What came in.
+    pub counts: Counts,
+}
+
+impl Seen {
+    /// Returns the refusal that ends all hope for an answer, if there is one.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&Refusal> {
+        self.refusals.first()
+    }
+}
+
+/// How the connection to the device is.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Connection {
+    /// Nothing was agreed on yet.
+    #[default]
+    New,
+    /// ICE and DTLS are at work.
+    Connecting,
+    /// Media can flow.
+    Connected,
+    /// Nothing came for a while; it may recover.
+    Disconnected,
+    /// ICE or DTLS gave up.
+    Failed,
+    /// One of the sides ended it.
+    Closed,
+}
+
+/// Adds `item`, unless there are enough.
+pub(super) fn keep<T>(items: &mut Vec<T>, item: T) {
+    if items.len() < MAX_KEPT {
+        items.push(item);
+    }
+}
+
+/// Returns the candidates of a description, as [`summary`] tells them.
+pub(super) fn candidates_in(sdp: &str) -> Vec<String> {
+    let mut candidates: Vec<String> = sdp
+        .lines()
+        .filter_map(|line| summary(line.strip_prefix("a=")?))
+        .collect();
+    candidates.dedup();
+    candidates
+}
+
+/// Returns type and address of a candidate line (RFC 8839 §5.1), as `host 192.0.2.7:4000`, with
+/// `tcp` where it is; `None` for what is no candidate.
+pub(super) fn summary(candidate: &str) -> Option<String> {
+    let mut words = candidate
+        .strip_prefix("candidate:")?
+        .split_ascii_whitespace();
+    let transport = words.nth(2)?.to_ascii_lowercase();
+    let address = words.nth(1)?;
+    let port = words.next()?;
+    let kind = words.nth(1)?;
+    let tcp = if transport == "tcp" { " tcp" } else { "" };
+    Some(format!("{kind} {address}:{port}{tcp}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candidates_are_told_by_type_and_address() {
+        let sdp = "v=0\r\na=candidate:1 1 udp 2130706431 192.0.2.7 4000 typ host\r\n\
+            a=candidate:2 1 TCP 1 192.0.2.8 9 typ srflx raddr 0.0.0.0 rport 0\r\na=mid:0\r\n";
+        assert_eq!(
+            candidates_in(sdp),
+            ["host 192.0.2.7:4000", "srflx 192.0.2.8:9 tcp"]
+        );
+        assert_eq!(summary("candidate:1 1 udp"), None);
+        assert_eq!(summary(""), None);
+    }
+}
