@@ -1,0 +1,4 @@
+//! What the tests need around the program.
+
+pub(crate) mod chromium;
+pub(crate) mod demo;
