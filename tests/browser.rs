@@ -348,6 +348,103 @@ async fn every_state_has_its_words() {
     page.close().await;
 }
 
+#[tokio::test]
+async fn a_picture_that_stands_still_is_asked_for_and_then_connected_anew() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let demo = Demo::start();
+    let page = Chromium::start(Setup::default()).await;
+    page.open(demo.url()).await;
+
+    let asks = json!("keyframe");
+    let replaces = json!("replace");
+    let waits = Value::Null;
+    // For each: milliseconds, state of the connection, frames decoded, whether more are expected.
+    let cases = [
+        (
+            "a picture that moves is left alone",
+            vec![
+                (json!([500, "connected", 1, true]), &waits),
+                (json!([1000, "connected", 2, true]), &waits),
+            ],
+        ),
+        (
+            "one that stands still",
+            vec![
+                (json!([1000, "connected", 5, true]), &waits),
+                (json!([2900, "connected", 5, true]), &waits),
+                (json!([3100, "connected", 5, true]), &asks),
+                (json!([3600, "connected", 5, true]), &waits),
+                (json!([5100, "connected", 5, true]), &replaces),
+            ],
+        ),
+        (
+            "one that moves again",
+            vec![
+                (json!([2000, "connected", 0, true]), &waits),
+                (json!([2100, "connected", 0, true]), &asks),
+                (json!([4000, "connected", 1, true]), &waits),
+                (json!([5900, "connected", 1, true]), &waits),
+            ],
+        ),
+        (
+            "nobody expects one of a camera that is off",
+            vec![
+                (json!([1900, "connected", 5, false]), &waits),
+                (json!([3800, "connected", 5, false]), &waits),
+                (json!([5700, "connected", 5, true]), &waits),
+            ],
+        ),
+        (
+            "a page that slept looks twice",
+            vec![
+                (json!([1000, "connected", 5, true]), &waits),
+                (json!([60_000, "connected", 5, true]), &waits),
+            ],
+        ),
+        (
+            "a connection that comes back is kept",
+            vec![
+                (json!([1000, "disconnected", 5, true]), &waits),
+                (json!([2900, "disconnected", 5, true]), &waits),
+                (json!([3900, "connected", 6, true]), &waits),
+            ],
+        ),
+        (
+            "one that does not is replaced",
+            vec![
+                (json!([1000, "disconnected", 5, true]), &waits),
+                (json!([3900, "disconnected", 5, true]), &waits),
+                (json!([4100, "disconnected", 5, true]), &replaces),
+            ],
+        ),
+        (
+            "one that failed at once",
+            vec![(json!([100, "failed", 0, true]), &replaces)],
+        ),
+        (
+            "one that never came about",
+            vec![
+                (json!([9900, "connecting", 0, true]), &waits),
+                (json!([10_100, "connecting", 0, true]), &replaces),
+            ],
+        ),
+    ];
+    for (case, looks) in cases {
+        let (inputs, verdicts): (Vec<_>, Vec<_>) = looks.into_iter().unzip();
+        let said = page
+            .eval(&format!(
+                "await (async () => {{ \
+                   const dog = new (await import('/app.js')).Watchdog(0); \
+                   return {}.map(([now, connection, frames, expected]) => \
+                     dog.look({{ now, connection, frames, expected }})); }})()",
+                json!(inputs)
+            ))
+            .await;
+        assert_eq!(said, json!(verdicts), "{case}");
+    }
+    page.close().await;
+}
+
 async fn two_pages(demo: &Demo) -> (Chromium, Chromium) {
     let one = Chromium::start(Setup::default()).await;
     let two = Chromium::start(Setup::default()).await;
