@@ -2,6 +2,8 @@
 //! emulated.
 
 #[cfg(test)]
+mod browser;
+#[cfg(test)]
 mod rooms;
 #[cfg(test)]
 mod support;

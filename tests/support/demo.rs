@@ -1,0 +1,84 @@
+//! `roomcam demo`, started by a test and ended with it.
+
+use std::io::{BufRead as _, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// A running daemon with its room server, page, test picture and tone.
+#[derive(Debug)]
+pub(crate) struct Demo {
+    process: Child,
+    log: Option<JoinHandle<String>>,
+    url: String,
+}
+
+/// From the start to the line with the URL. Emulated, a start takes seconds.
+const STARTS_WITHIN: Duration = Duration::from_secs(30);
+
+impl Demo {
+    /// Starts it on a free port of the loopback and waits for the URL that it prints.
+    pub(crate) fn start() -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_roomcam"))
+            .args(["demo", "--listen", "127.0.0.1:0"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program was just built");
+        let output = process.stdout.take().expect("it is piped");
+        let mut errors = process.stderr.take().expect("it is piped");
+        let log = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            // A log that cannot be read is an empty one.
+            let _ = errors.read_to_end(&mut text).unwrap_or_default();
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        let lines = lines_of(output);
+        let mut demo = Self {
+            process,
+            log: Some(log),
+            url: String::new(),
+        };
+        while demo.url.is_empty() {
+            let line = lines.recv_timeout(STARTS_WITHIN);
+            let line = line.expect("demo prints the URL of its page");
+            let url = line.split_whitespace().find(|w| w.starts_with("http://"));
+            demo.url = url.unwrap_or_default().to_owned();
+        }
+        demo
+    }
+
+    /// The page's URL with room and key in its fragment.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+        let log = self.log.take().and_then(|log| log.join().ok());
+        if std::thread::panicking() {
+            complain(&log.unwrap_or_default());
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a failed test shows the daemon's log")]
+fn complain(log: &str) {
+    eprintln!("---- log of roomcam demo\n{log}----");
+}
+
+/// Reads on to the end, so that the program never waits for its reader.
+fn lines_of(output: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            sender.send(line).ok();
+        }
+    });
+    receiver
+}
