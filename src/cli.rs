@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, Dialect, Secret};
+use crate::watch::{WatchOptions, invitation::Invitation};
 
 /// Watch this machine's camera and microphone from any browser, over WebRTC.
 #[derive(Debug, Parser)]
@@ -103,7 +104,7 @@ pub struct Serve {
 pub struct Watch {
     /// The page's URL with room and key: <http://HOST:PORT/#room=cam&key=KEY>.
     #[arg(value_name = "URL")]
-    pub url: url::Url,
+    pub url: Invitation,
     /// Stop after this many frames; fail if they do not come.
     #[arg(long, value_name = "N")]
     pub frames: Option<u64>,
@@ -203,6 +204,17 @@ impl Serve {
             config.server.listen = listen;
         }
         Ok(config)
+    }
+}
+
+impl From<Watch> for WatchOptions {
+    fn from(watch: Watch) -> Self {
+        Self {
+            invitation: watch.url,
+            frames: watch.frames,
+            seconds: watch.seconds,
+            save: watch.save,
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! Keys of rooms: made from the system's randomness, kept in the state directory.
 
-use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -41,12 +40,8 @@ pub enum KeyError {
 pub fn generate() -> Result<Secret, KeyError> {
     let mut bytes = [0; KEY_BYTES];
     getrandom::fill(&mut bytes).map_err(KeyError::Random)?;
-    let mut text = String::with_capacity(KEY_BYTES * 2);
-    for byte in bytes {
-        // Writing to a String cannot fail.
-        drop(write!(text, "{byte:02x}"));
-    }
-    Ok(Secret::new(text))
+    let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
+    Ok(Secret::new(digits.collect()))
 }
 
 /// Reads the key kept in `directory`, or makes one there that only its owner can read.

@@ -45,7 +45,8 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         }
         Command::Watch(options) => {
             let json = options.json;
-            return Ok(runtime()?.block_on(watch::run(options.into(), json))?);
+            let mut out = std::io::stdout();
+            runtime()?.block_on(watch::run(options.into(), json, &mut out))?;
         }
         Command::Devices(devices) => inspect::devices(devices.json)?,
         Command::Check(check) => return Ok(inspect::check(check.config.as_ref())?),

@@ -205,11 +205,9 @@ fn a_flood_of_commands_is_ignored_after_one_warning() {
 #[test]
 fn a_viewer_is_told_when_the_device_stops() {
     let mut simulation = connected(12);
-    simulation.run(SECOND);
-    assert!(simulation.browser_is_connected());
     simulation.viewer.close();
-    simulation.run(SECOND);
-    assert!(!simulation.browser_is_connected());
+    let closed = |s: &Simulation| !s.channel_is_open();
+    assert!(simulation.run_while_not(SECOND, closed));
 }
 
 #[test]

@@ -63,8 +63,9 @@ impl Reflexive {
                 match tokio::net::lookup_host(&host).await {
                     Ok(mut addresses) => {
                         if let Some(address) = addresses.find(SocketAddr::is_ipv4) {
-                            // full: dropped, more servers than are asked anyway
-                            drop(resolver.try_send(address));
+                            // full: dropped, these are more servers than are asked
+                            let sent = resolver.try_send(address).is_ok();
+                            tracing::debug!(host, %address, sent, "STUN server found");
                         }
                     }
                     Err(error) => tracing::warn!(host, %error, "STUN server not found"),

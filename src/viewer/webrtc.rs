@@ -168,7 +168,9 @@ pub struct Peer {
     playout_delay: bool,
     connected: bool,
     events: VecDeque<PeerEvent>,
-    now: Instant,
+    /// While connecting: STUN in front, `outgoing_stun` of it.
+    outgoing: VecDeque<Datagram>,
+    outgoing_stun: usize,
 }
 
 struct Stream {
@@ -290,7 +292,8 @@ impl Peer {
             playout_delay,
             connected: false,
             events: VecDeque::new(),
-            now,
+            outgoing: VecDeque::new(),
+            outgoing_stun: 0,
         })
     }
 
@@ -312,7 +315,6 @@ impl Peer {
     ///
     /// [`PeerError`] where `rtc` cannot make sense of it; the peer connection is of no use then.
     pub fn answer(&mut self, offer: &str, now: Instant) -> Result<String, PeerError> {
-        self.now = now;
         let offer = RTCSessionDescription::offer(offer.to_owned())?;
         self.pc.set_remote_description(now, offer)?;
         let answer = self.pc.create_answer(None)?;
@@ -341,7 +343,6 @@ impl Peer {
 
     /// Takes a datagram from the viewer.
     pub fn handle_datagram(&mut self, datagram: Datagram, now: Instant) {
-        self.now = now;
         let read = self.pc.handle_read(TaggedBytesMut {
             now,
             transport: TransportContext {
@@ -389,7 +390,6 @@ impl Peer {
 
     /// Tells the machine what time it is.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.now = now;
         if let Err(error) = self.pc.handle_timeout(now) {
             tracing::debug!(%error, "timer failed");
         }
@@ -402,12 +402,24 @@ impl Peer {
 
     /// Returns the next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Datagram> {
-        let write = self.pc.poll_write()?;
-        Some(Datagram {
-            local: write.transport.local_addr,
-            peer: write.transport.peer_addr,
-            bytes: write.message,
-        })
+        if self.connected && self.outgoing.is_empty() {
+            return self.pc.poll_write().map(datagram);
+        }
+        // While connecting, `rtc` puts our DTLS hello in front of the STUN response that makes the
+        // viewer's side ready for it. A viewer that drops early hellos would wait a second for the
+        // next one: STUN first.
+        while let Some(write) = self.pc.poll_write() {
+            let is_stun = write.message.first().is_some_and(|byte| *byte < 4);
+            let at = if is_stun {
+                self.outgoing_stun += 1;
+                self.outgoing_stun - 1
+            } else {
+                self.outgoing.len()
+            };
+            self.outgoing.insert(at, datagram(write));
+        }
+        self.outgoing_stun = self.outgoing_stun.saturating_sub(1);
+        self.outgoing.pop_front()
     }
 
     /// Returns the next thing that happened.
@@ -539,6 +551,14 @@ fn send(
             tracing::debug!(%error, "could not send a packet");
             return;
         }
+    }
+}
+
+fn datagram(write: TaggedBytesMut) -> Datagram {
+    Datagram {
+        local: write.transport.local_addr,
+        peer: write.transport.peer_addr,
+        bytes: write.message,
     }
 }
 

@@ -19,7 +19,6 @@ use rtc::peer_connection::configuration::setting_engine::SettingEngineBuilder;
 use rtc::peer_connection::event::{RTCDataChannelEvent, RTCPeerConnectionEvent, RTCTrackEvent};
 use rtc::peer_connection::message::RTCMessage;
 use rtc::peer_connection::sdp::RTCSessionDescription;
-use rtc::peer_connection::state::RTCPeerConnectionState;
 use rtc::peer_connection::transport::RTCIceCandidateInit;
 use rtc::peer_connection::{RTCPeerConnection, RTCPeerConnectionBuilder};
 use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
@@ -57,7 +56,6 @@ pub(crate) struct Simulation {
     browser: RTCPeerConnection,
     channel: RTCDataChannelId,
     channel_open: bool,
-    connected: bool,
     video: Option<RTCRtpReceiverId>,
     in_flight: VecDeque<(Instant, bool, BytesMut)>,
     random: u64,
@@ -138,7 +136,6 @@ impl Simulation {
             browser,
             channel,
             channel_open: false,
-            connected: false,
             video: None,
             in_flight: VecDeque::new(),
             random: seed | 1,
@@ -200,10 +197,6 @@ impl Simulation {
             bytes: BytesMut::from(bytes),
         };
         self.viewer.handle_datagram(datagram, self.now);
-    }
-
-    pub(crate) fn browser_is_connected(&self) -> bool {
-        self.connected
     }
 
     pub(crate) fn channel_is_open(&self) -> bool {
@@ -294,11 +287,11 @@ impl Simulation {
                 RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnOpen(_)) => {
                     self.channel_open = true;
                 }
-                RTCPeerConnectionEvent::OnConnectionStateChangeEvent(state) => {
-                    self.connected = state == RTCPeerConnectionState::Connected;
-                }
                 RTCPeerConnectionEvent::OnTrack(RTCTrackEvent::OnOpen(track)) => {
                     self.video = Some(track.receiver_id);
+                }
+                RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnClose(_)) => {
+                    self.channel_open = false;
                 }
                 _ => {}
             }
@@ -316,7 +309,7 @@ impl Simulation {
                     let text = String::from_utf8(message.data.to_vec());
                     self.control.push(text.unwrap());
                 }
-                RTCMessage::RtcpPacket(..) => {}
+                _ => {}
             }
         }
         while let Some(write) = self.browser.poll_write() {
