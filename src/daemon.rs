@@ -26,7 +26,7 @@ use crate::server::{Server, ServerError, ServerOptions};
 use crate::signaling::websocket::{LinkOptions, run_link};
 use crate::systemd::Notifier;
 use crate::video::capture::{CaptureRequest, CaptureStatus};
-use crate::{audio, clock, engine, video};
+use crate::{audio, clock, engine, interfaces, video};
 
 /// Video frames between capture and engine. The engine takes each at once; a sixth of a second at
 /// 90 fps is for a machine that stumbles.
@@ -87,9 +87,11 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
     let notifier = Notifier::from_env();
     let mut stop = StopSignals::new()?;
     let (shutdown, shut) = watch::channel(false);
-    let mut tasks = JoinSet::new();
+    // The server outlives the engine: the device says goodbye in its own room, too.
+    let (shutdown_server, shut_server) = watch::channel(false);
+    let mut servers = JoinSet::new();
 
-    let room = Room::open(&config, mode, &shut, &mut tasks).await?;
+    let room = Room::open(&config, mode, &shut_server, &mut servers).await?;
     let (capture, channels) = start_capture(&config, shut.clone())?;
     let CaptureThreads {
         threads,
@@ -113,7 +115,7 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
         },
         channels.with(events, messages, pulse),
     )?;
-    tasks.spawn(run_link(room.link, event_tx, message_rx));
+    let link = tokio::spawn(run_link(room.link, event_tx, message_rx));
 
     if let Some(page) = &room.page {
         announce(page, mode)?;
@@ -137,8 +139,13 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
     shutdown.send_replace(true);
     tracing::info!("stopping");
     let everything_ended = async {
-        join(threads.into_iter().chain([engine])).await;
-        while tasks.join_next().await.is_some() {}
+        join([engine]).await;
+        if let Err(error) = link.await {
+            tracing::error!(%error, "bug: the link ended by itself");
+        }
+        shutdown_server.send_replace(true);
+        while servers.join_next().await.is_some() {}
+        join(threads).await;
     };
     if tokio::time::timeout(JOIN_TIMEOUT, everything_ended)
         .await
@@ -296,7 +303,10 @@ fn page_url(address: SocketAddr, room: &str, key: &Secret) -> Page {
     } else {
         address.ip()
     };
-    let public_url = format!("http://{}/#room={room}", SocketAddr::new(ip, address.port()));
+    let public_url = format!(
+        "http://{}/#room={room}",
+        SocketAddr::new(ip, address.port())
+    );
     let key: String = url::form_urlencoded::byte_serialize(key.expose().as_bytes()).collect();
     Page {
         url: format!("{public_url}&key={key}"),
@@ -305,13 +315,8 @@ fn page_url(address: SocketAddr, room: &str, key: &Secret) -> Page {
 }
 
 fn first_interface_address(unspecified: IpAddr) -> IpAddr {
-    if_addrs::get_if_addrs()
-        .unwrap_or_default()
-        .iter()
-        .filter(|interface| engine::gather::is_useful(&interface.name, interface.ip()))
-        .map(if_addrs::Interface::ip)
-        .find(IpAddr::is_ipv4)
-        .unwrap_or_else(|| reachable_from_here(unspecified))
+    let first = interfaces::reachable_addresses().into_iter().next();
+    first.unwrap_or_else(|| reachable_from_here(unspecified))
 }
 
 fn reachable_from_here(ip: IpAddr) -> IpAddr {

@@ -18,9 +18,7 @@ pub fn is_useful(interface: &str, address: IpAddr) -> bool {
     let local_only = LOCAL_ONLY.iter().any(|name| interface.starts_with(name));
     let routable = match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local() && !v4.is_unspecified(),
-        IpAddr::V6(v6) => {
-            !v6.is_loopback() && !v6.is_unicast_link_local() && !v6.is_unspecified()
-        }
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local() && !v6.is_unspecified(),
     };
     routable && !local_only
 }
@@ -112,7 +110,9 @@ fn unmask(value: &[u8], transaction: [u8; 12]) -> Option<SocketAddr> {
     let ip = match family {
         1 => {
             let bytes: [u8; 4] = address.try_into().ok()?;
-            IpAddr::V4(Ipv4Addr::from_bits(u32::from_be_bytes(bytes) ^ MAGIC_COOKIE))
+            IpAddr::V4(Ipv4Addr::from_bits(
+                u32::from_be_bytes(bytes) ^ MAGIC_COOKIE,
+            ))
         }
         2 => {
             let bytes: [u8; 16] = address.try_into().ok()?;

@@ -23,6 +23,7 @@ use bytes::BytesMut;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::audio::capture::{AudioRequest, AudioStatus};
+use crate::clock;
 use crate::config;
 use crate::control::demand::Demand;
 use crate::control::protocol::{self, Command};
@@ -36,7 +37,6 @@ use crate::viewer::offer;
 use crate::viewer::roster::{Admitted, Roster, SessionId};
 use crate::viewer::webrtc::{Certificate, Datagram, PeerError, PeerOptions};
 use crate::viewer::{Ended, Viewer, ViewerEvent};
-use crate::clock;
 
 pub mod demux;
 pub mod gather;
@@ -424,7 +424,11 @@ impl Engine {
             }
             Some(Err(error)) => {
                 self.end(session);
-                self.refuse(viewer, "bad-offer", format!("cannot answer the offer: {error}"));
+                self.refuse(
+                    viewer,
+                    "bad-offer",
+                    format!("cannot answer the offer: {error}"),
+                );
             }
             None => self.end(session),
         }
@@ -536,7 +540,10 @@ impl Engine {
                 let state = protocol::state(&self.report());
                 session_send(&mut self.sessions, id, &state, now);
             }
-            ViewerEvent::Command { id: request, command } => {
+            ViewerEvent::Command {
+                id: request,
+                command,
+            } => {
                 self.apply(command);
                 session_send(&mut self.sessions, id, &protocol::accepted(request), now);
             }
@@ -624,11 +631,7 @@ impl Engine {
     }
 
     fn summary(&self, viewers: usize) -> String {
-        let room = if self.in_room {
-            ""
-        } else {
-            ", no room server"
-        };
+        let room = if self.in_room { "" } else { ", no room server" };
         match &self.last_report {
             Some(report) if !report.detail.is_empty() => {
                 format!("{viewers} viewers{room}, {}", report.detail)
@@ -647,9 +650,10 @@ impl Engine {
                 CaptureStatus::Off => (SourceState::Off, String::new()),
                 CaptureStatus::Starting => (SourceState::Starting, String::new()),
                 CaptureStatus::Live { .. } => (SourceState::Live, String::new()),
-                CaptureStatus::Waiting { reason } => {
-                    (SourceState::Waiting, format!("waiting for camera: {reason}"))
-                }
+                CaptureStatus::Waiting { reason } => (
+                    SourceState::Waiting,
+                    format!("waiting for camera: {reason}"),
+                ),
             }
         };
         let (audio, audio_detail) = if self.options.has_audio {
@@ -694,8 +698,12 @@ impl Engine {
     }
 
     async fn stop(mut self) {
-        self.channels.video_request.send_modify(|request| request.shutdown = true);
-        self.channels.audio_request.send_modify(|request| request.shutdown = true);
+        self.channels
+            .video_request
+            .send_modify(|request| request.shutdown = true);
+        self.channels
+            .audio_request
+            .send_modify(|request| request.shutdown = true);
         let ids: Vec<_> = self.sessions.keys().copied().collect();
         for id in ids {
             self.close(id, "the daemon stops");
@@ -707,7 +715,10 @@ impl Engine {
                 self.port.exchange(&mut buffer, |_, _, _| {});
             }
         };
-        if tokio::time::timeout(CLOSE_TIMEOUT, last_words).await.is_err() {
+        if tokio::time::timeout(CLOSE_TIMEOUT, last_words)
+            .await
+            .is_err()
+        {
             tracing::debug!("the network did not take the last packets");
         }
     }

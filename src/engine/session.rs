@@ -61,7 +61,10 @@ impl Session {
         let outcome = catch_unwind(AssertUnwindSafe(|| input(viewer)));
         if outcome.is_err() {
             self.panicked = true;
-            tracing::error!(viewer = self.id.0, "bug: a viewer's session panicked and ends");
+            tracing::error!(
+                viewer = self.id.0,
+                "bug: a viewer's session panicked and ends"
+            );
         }
         outcome.ok()
     }

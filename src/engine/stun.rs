@@ -164,7 +164,10 @@ mod tests {
     fn reads_the_host_of_stun_urls_alone() {
         assert_eq!(stun_host("stun:a.example").unwrap(), "a.example:3478");
         assert_eq!(stun_host("stun:a.example:99").unwrap(), "a.example:99");
-        assert_eq!(stun_host("stun:[2001:db8::1]").unwrap(), "[2001:db8::1]:3478");
+        assert_eq!(
+            stun_host("stun:[2001:db8::1]").unwrap(),
+            "[2001:db8::1]:3478"
+        );
         assert_eq!(stun_host("turn:a.example"), None);
         assert_eq!(stun_host("stun:"), None);
     }

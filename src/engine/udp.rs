@@ -14,6 +14,7 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use super::gather;
+use crate::interfaces;
 
 /// Asked of the kernel for each direction, in bytes; it may give less. A keyframe for 16 viewers
 /// is about 800 kB.
@@ -170,15 +171,8 @@ impl UdpPort {
     /// Returns the addresses that viewers could reach, in the order of preference.
     #[must_use]
     pub fn interface_addresses(&self, include_loopback: bool) -> Vec<IpAddr> {
-        let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
-        let mut addresses: Vec<IpAddr> = interfaces
-            .iter()
-            .filter(|i| gather::is_useful(&i.name, i.ip()))
-            .map(if_addrs::Interface::ip)
-            .filter(|ip| ip.is_ipv4() || self.v6.is_some())
-            .collect();
-        // IPv4 first: on a home network it is the one that always works.
-        addresses.sort_by_key(IpAddr::is_ipv6);
+        let mut addresses = interfaces::reachable_addresses();
+        addresses.retain(|ip| ip.is_ipv4() || self.v6.is_some());
         addresses.truncate(gather::MAX_HOST_CANDIDATES);
         if include_loopback || addresses.is_empty() {
             addresses.push(Ipv4Addr::LOCALHOST.into());
@@ -299,8 +293,7 @@ impl Family {
             src_ip: pending.from,
         };
         let sent = self.socket.try_io(Interest::WRITABLE, || {
-            self.state
-                .try_send((&self.socket).into(), &transmit)
+            self.state.try_send((&self.socket).into(), &transmit)
         });
         match sent {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,

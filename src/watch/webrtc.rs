@@ -3,7 +3,7 @@
 //!
 //! What comes in is passed on as [`PeerEvent`]s; nothing is counted or decided here.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,7 @@ use webrtc::rtp_transceiver::{RTCRtpTransceiverDirection, RTCRtpTransceiverInit}
 use super::reorder::Packet;
 use super::seen::Connection;
 use crate::clock;
+use crate::interfaces;
 use crate::signaling::{CandidateInit, IceServer};
 
 /// The label of the control channel (`docs/control.md`).
@@ -370,18 +371,10 @@ fn ice_server(server: &IceServer) -> RTCIceServer {
 /// Returns an address of each interface, with any port. Loopback is among them if asked for, or
 /// if there is nothing else.
 fn local_addresses(loopback: bool) -> Vec<SocketAddr> {
-    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
-    let mut addresses: Vec<IpAddr> = interfaces
-        .iter()
-        .filter(|interface| !interface.is_link_local())
-        .map(if_addrs::Interface::ip)
-        .filter(|address| loopback || !address.is_loopback())
-        .collect();
-    if addresses.is_empty() {
+    let mut addresses = interfaces::reachable_addresses();
+    if loopback || addresses.is_empty() {
         addresses.push(Ipv4Addr::LOCALHOST.into());
     }
-    addresses.sort_unstable();
-    addresses.dedup();
     addresses
         .into_iter()
         .map(|address| SocketAddr::new(address, 0))
