@@ -248,7 +248,15 @@ mod tests {
 
     #[test]
     fn flags_override_the_configuration() {
-        let config = config(&["run", "--video", "/dev/video2", "--room", "attic", "--key", "k"]);
+        let config = config(&[
+            "run",
+            "--video",
+            "/dev/video2",
+            "--room",
+            "attic",
+            "--key",
+            "k",
+        ]);
         assert_eq!(config.video.source, "/dev/video2");
         assert_eq!(config.room.name, "attic");
         assert!(config.room.key.matches("k"));

@@ -92,11 +92,7 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
     let mut servers = JoinSet::new();
 
     let room = Room::open(&config, mode, &shut_server, &mut servers).await?;
-    let (capture, channels) = start_capture(&config, shut.clone())?;
-    let CaptureThreads {
-        threads,
-        _keep: _senders,
-    } = capture;
+    let (mut capture, channels) = start_capture(&config, shut.clone())?;
     let (event_tx, events) = mpsc::channel(SIGNAL_QUEUE);
     let (messages, message_rx) = mpsc::channel(SIGNAL_QUEUE);
     let (pulse, mut pulses) = watch::channel(Pulse {
@@ -145,7 +141,7 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
         }
         shutdown_server.send_replace(true);
         while servers.join_next().await.is_some() {}
-        join(threads).await;
+        join(std::mem::take(&mut capture.threads)).await;
     };
     if tokio::time::timeout(JOIN_TIMEOUT, everything_ended)
         .await
@@ -338,12 +334,11 @@ fn or_generate(key: &Secret) -> Result<Secret, KeyError> {
 /// The running capture threads, and the ends of channels that a missing source would have held.
 struct CaptureThreads {
     threads: Vec<JoinHandle<()>>,
-    _keep: (
+    _frames: (
         broadcast::Sender<Arc<VideoFrame>>,
         broadcast::Sender<Arc<AudioFrame>>,
-        watch::Sender<CaptureStatus>,
-        watch::Sender<AudioStatus>,
     ),
+    _status: (watch::Sender<CaptureStatus>, watch::Sender<AudioStatus>),
 }
 
 /// The engine's ends of the capture channels.
@@ -421,7 +416,8 @@ fn start_capture(
     }
     let capture = CaptureThreads {
         threads,
-        _keep: (video_tx, audio_tx, video_status_tx, audio_status_tx),
+        _frames: (video_tx, audio_tx),
+        _status: (video_status_tx, audio_status_tx),
     };
     let channels = CaptureChannels {
         video,

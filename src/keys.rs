@@ -103,7 +103,10 @@ mod tests {
         let key = load_or_create(&state).unwrap();
         assert_eq!(key.expose().len(), 32);
         assert_eq!(load_or_create(&state).unwrap(), key);
-        let mode = fs::metadata(state.join("key")).unwrap().permissions().mode();
+        let mode = fs::metadata(state.join("key"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 

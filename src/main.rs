@@ -49,7 +49,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             runtime()?.block_on(watch::run(options.into(), json, &mut out))?;
         }
         Command::Devices(devices) => inspect::devices(devices.json)?,
-        Command::Check(check) => return Ok(inspect::check(check.config.as_ref())?),
+        Command::Check(check) => return inspect::check(check.config.as_ref()),
     }
     Ok(ExitCode::SUCCESS)
 }

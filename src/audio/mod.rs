@@ -8,7 +8,18 @@
 //! | `opus.rs`    | the Opus encoder                                                  |
 //! | `capture.rs` | the thread that reads a source, mutes, encodes and publishes      |
 
-use std::time::Instant;
+use std::io;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::config;
+
+mod alsa;
+pub mod capture;
+pub mod framer;
+mod opus;
+mod tone;
 
 /// Samples per second of everything in this directory (RFC 7587 §4.1).
 pub const SAMPLE_RATE_HZ: u32 = 48_000;
@@ -23,4 +34,135 @@ pub struct Period {
     pub samples: Vec<i16>,
     /// When the first sample was captured, on the monotonic clock.
     pub captured_at: Instant,
+}
+
+/// A producer of sound. Blocking: it runs on a thread of its own.
+///
+/// A trait because there are two (see the table above) and because tests replace the microphone
+/// with a script.
+pub trait AudioSource: Send {
+    /// Waits for the next period.
+    ///
+    /// Returns `None` when none came within about 200 ms, so that the capture thread can notice
+    /// that it is to stop.
+    ///
+    /// # Errors
+    ///
+    /// Any [`AudioError`]. The source is unusable afterwards: drop it and open a new one.
+    fn next(&mut self) -> Result<Option<Period>, AudioError>;
+
+    /// Returns what is captured, for the log and for people: `plughw:CARD=Device,DEV=0 (USB
+    /// Audio), mono`.
+    fn description(&self) -> String;
+}
+
+/// A microphone of this machine.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct MicrophoneInfo {
+    /// What to write in the configuration: `plughw:CARD=Device,DEV=0`. Unlike card numbers, it
+    /// stays the same after a replug.
+    pub pcm: String,
+    /// The card's id: `Device`.
+    pub card_id: String,
+    /// For people: `USB PnP Sound Device, USB Audio`.
+    pub name: String,
+}
+
+/// Returns the microphones of this machine, in the order of the sound cards.
+#[must_use]
+pub fn microphones() -> Vec<MicrophoneInfo> {
+    alsa::microphones()
+}
+
+/// Opens the configured source: `auto`, `tone`, or the name of an ALSA PCM. `none` is for the
+/// caller to see.
+///
+/// # Errors
+///
+/// Any [`AudioError`]; trying again later may help.
+pub fn open(config: &config::Audio) -> Result<Box<dyn AudioSource>, AudioError> {
+    match config.source.as_str() {
+        "tone" => Ok(Box::new(tone::Tone::start())),
+        "auto" => match microphones().first() {
+            Some(first) => Ok(Box::new(alsa::Microphone::open(&first.pcm)?)),
+            None => Err(AudioError::NoMicrophone),
+        },
+        pcm => Ok(Box::new(alsa::Microphone::open(pcm)?)),
+    }
+}
+
+/// Why there is no sound. Each message names the device and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum AudioError {
+    /// Another program holds the device.
+    #[error("microphone {pcm} is in use by another program")]
+    Busy {
+        /// As configured.
+        pcm: String,
+    },
+    /// This user may not open it.
+    #[error("microphone {pcm} may not be opened: add this program's user to the group `audio`")]
+    Denied {
+        /// As configured.
+        pcm: String,
+    },
+    /// The driver reported an error.
+    #[error("microphone {pcm}: {operation} failed")]
+    Driver {
+        /// As configured.
+        pcm: String,
+        /// The function of libasound, e.g. `snd_pcm_readi`.
+        operation: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The device cannot deliver what is asked of it.
+    #[error(
+        "microphone {pcm} offers {offered}, but this program takes S16 with 1 or 2 channels at \
+         {SAMPLE_RATE_HZ} Hz: use {converting}, which converts"
+    )]
+    Format {
+        /// As configured.
+        pcm: String,
+        /// From the driver.
+        offered: String,
+        /// The name of a PCM that converts.
+        converting: String,
+    },
+    /// The device is not there, or was unplugged.
+    #[error("microphone {pcm} is not present")]
+    Missing {
+        /// As configured.
+        pcm: String,
+    },
+    /// `auto` found none.
+    #[error("no microphone found")]
+    NoMicrophone,
+    /// The device delivers nothing.
+    #[error("microphone {pcm} delivered no sound for {silent_for:?}")]
+    Stalled {
+        /// As configured.
+        pcm: String,
+        /// How long we waited.
+        silent_for: Duration,
+    },
+    /// The encoder failed.
+    #[error("Opus: {0}")]
+    Encoder(String),
+}
+
+impl AudioError {
+    /// Returns whether opening the microphone again soon may help. A wrong configuration heals
+    /// only if someone changes the machine.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Busy { .. }
+            | Self::Driver { .. }
+            | Self::Missing { .. }
+            | Self::NoMicrophone
+            | Self::Stalled { .. } => true,
+            Self::Denied { .. } | Self::Format { .. } | Self::Encoder(_) => false,
+        }
+    }
 }

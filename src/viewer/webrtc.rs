@@ -100,10 +100,6 @@ impl Certificate {
 pub struct PeerError(String);
 
 impl PeerError {
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "used as a function of map_err, which hands over the error"
-    )]
     fn other(error: impl std::fmt::Display) -> Self {
         Self(error.to_string())
     }
@@ -473,10 +469,10 @@ impl Peer {
                     self.events.push_back(PeerEvent::ControlOpen);
                 }
             }
-            RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnClose(id)) => {
-                if self.control == Some(*id) {
-                    self.control = None;
-                }
+            RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnClose(id))
+                if self.control == Some(*id) =>
+            {
+                self.control = None;
             }
             _ => {}
         }

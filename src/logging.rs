@@ -1,0 +1,131 @@
+//! The log: one line per event that a person cares about, on standard error.
+//!
+//! A terminal gets times and colours. Under systemd the journal adds the time, and each line starts
+//! with its priority (`sd-daemon(3)`), so that `journalctl -p warning` works.
+
+use std::fmt;
+use std::io::{self, IsTerminal as _};
+
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::{Format, Full, Writer};
+use tracing_subscriber::fmt::time::SystemTime;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+/// Takes a filter instead of `--verbose`, e.g. `roomcam=debug,rtc=info`.
+const FILTER_VARIABLE: &str = "ROOMCAM_LOG";
+
+/// Starts logging. `verbose`: 0 what changes, 1 also decisions, 2 also every frame.
+pub fn init(verbose: u8) {
+    let own = match verbose {
+        0 => "info",
+        1 => "debug",
+        _ => "trace",
+    };
+    // The WebRTC crates log what peers send; it is of no use to anyone but their authors.
+    let default = format!("error,roomcam={own}");
+    let (filter, refused) = match std::env::var(FILTER_VARIABLE) {
+        Ok(text) => match EnvFilter::try_new(&text) {
+            Ok(filter) => (filter, None),
+            Err(error) => (EnvFilter::new(&default), Some(error.to_string())),
+        },
+        Err(_) => (EnvFilter::new(&default), None),
+    };
+    let to_journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(!to_journal && io::stderr().is_terminal())
+        .with_writer(io::stderr);
+    let started = if to_journal {
+        builder.event_format(Journal::new()).try_init()
+    } else {
+        builder.try_init()
+    };
+    if let Some(error) = refused {
+        tracing::warn!(error, "{FILTER_VARIABLE} is no filter and was ignored");
+    }
+    if let Err(error) = started {
+        tracing::debug!(%error, "logging was started before");
+    }
+}
+
+/// Lines for the journal: `<6>roomcam::engine: viewer connected viewer=1`.
+struct Journal(Format<Full, ()>);
+
+impl Journal {
+    fn new() -> Self {
+        let plain: Format<Full, SystemTime> = Format::default();
+        Self(plain.without_time().with_level(false).with_ansi(false))
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for Journal
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let priority = match *event.metadata().level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG | Level::TRACE => 7,
+        };
+        write!(writer, "<{priority}>")?;
+        self.0.format_event(context, writer, event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(log: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .event_format(Journal::new())
+            .finish();
+        tracing::subscriber::with_default(subscriber, log);
+        let bytes = lines.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn the_journal_gets_priorities() {
+        let text = logged(|| tracing::warn!(viewer = 3, "fell behind"));
+        assert!(text.starts_with("<4>"), "{text}");
+        assert!(text.ends_with("fell behind viewer=3\n"), "{text}");
+    }
+
+    #[test]
+    fn what_a_peer_sends_cannot_forge_a_line_or_reach_the_terminal() {
+        let name = "cam\n<3>forged \x1b[2J";
+        let text = logged(|| tracing::info!(room = name, "device joined"));
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(!text.contains('\x1b'), "{text}");
+    }
+}
