@@ -236,6 +236,38 @@ async fn the_picture_outlives_the_connection_to_the_room_server() {
 }
 
 #[tokio::test]
+async fn a_device_that_starts_anew_is_found_again() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let demo = Demo::start();
+    let page = Chromium::start(Setup::default()).await;
+    page.join(demo.url()).await;
+    page.run("window.before = roomcam.pc").await;
+    let _demo = demo.start_again();
+    page.wait_until("roomcam.pc !== window.before").await;
+    page.wait_for_status("Live").await;
+    page.wait_for_frames(15).await;
+    page.close().await;
+}
+
+#[tokio::test]
+async fn a_device_that_hangs_is_connected_to_anew() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let demo = Demo::start();
+    let page = Chromium::start(Setup::default()).await;
+    page.join(demo.url()).await;
+    page.run("window.before = roomcam.pc").await;
+
+    demo.freeze();
+    page.wait_for_status("stands still").await;
+    page.wait_for_status("Connect").await;
+    demo.thaw();
+    page.wait_for_status("Live").await;
+    page.wait_for_frames(15).await;
+    assert_eq!(page.eval("roomcam.pc === window.before").await, false);
+    page.close().await;
+}
+
+#[tokio::test]
 async fn the_page_fits_a_phone() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
