@@ -157,6 +157,39 @@ async fn a_wrong_key_is_said_in_words_and_the_right_one_may_follow() {
 }
 
 #[tokio::test]
+async fn a_full_room_says_so_and_takes_the_next_one_when_somebody_left() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let demo = Demo::configured(&[], "[webrtc]\nmax_viewers = 1\n");
+    let one = Chromium::start(Setup::default()).await;
+    let two = Chromium::start(Setup::default()).await;
+    one.join(demo.url()).await;
+    two.open(demo.url()).await;
+    two.click("Join").await;
+    two.wait_for_status("The room is full").await;
+    one.wait_for_frames(15).await;
+
+    one.click("Leave").await;
+    one.wait_for_button("Join").await;
+    two.click("Join").await;
+    two.wait_for_status("Live").await;
+    one.close().await;
+    two.close().await;
+}
+
+#[tokio::test]
+async fn a_camera_that_is_missing_is_named_while_the_sound_plays() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let demo = Demo::configured(&["--video", "/dev/no-such-camera"], "");
+    let page = Chromium::start(Setup::default()).await;
+    page.open(demo.url()).await;
+    page.click("Join").await;
+    page.wait_for_status("Waiting for camera: /dev/no-such-camera")
+        .await;
+    assert!(page.loudness().await > AUDIBLE);
+    page.close().await;
+}
+
+#[tokio::test]
 async fn a_browser_that_hides_its_addresses_gets_the_picture() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -346,7 +379,7 @@ async fn every_state_has_its_words() {
             "Live, microphone muted",
         ),
         (
-            json!({"state": state(json!({"audio": "waiting", "detail": "microphone hw:1 is missing"}))}),
+            json!({"state": state(json!({"audio": "waiting", "detail": "waiting for microphone: microphone hw:1 is missing"}))}),
             "Live, no sound: microphone hw:1 is missing",
         ),
         (
@@ -366,8 +399,8 @@ async fn every_state_has_its_words() {
             "Waiting for camera: /dev/video0 is in use by another program",
         ),
         (
-            json!({"state": state(json!({"video": "waiting", "detail": format!("waiting for {busy}")}))}),
-            "Waiting for camera /dev/video0 is in use by another program",
+            json!({"state": state(json!({"video": "waiting", "detail": format!("waiting for camera: {busy}")}))}),
+            "Waiting for camera: /dev/video0 is in use by another program",
         ),
     ];
     for (change, words) in facts {

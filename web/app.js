@@ -107,13 +107,14 @@ function liveWords(state, picture, frozen) {
 
 function soundWords(state) {
   if (state?.muted) return ', microphone muted';
-  if (state?.audio === 'waiting') return state.detail ? `, no sound: ${clip(state.detail)}` : ', no sound yet';
-  return '';
+  if (state?.audio !== 'waiting') return '';
+  return state.detail ? `, no sound: ${clip(state.detail).replace(/^waiting for microphone: /, '')}` : ', no sound yet';
 }
 
 function waitingWords(detail) {
   if (!detail) return 'Waiting for camera…';
-  return /^waiting/i.test(detail) ? sentence(detail) : `Waiting for camera: ${clip(detail).replace(/^camera /, '')}`;
+  const words = /^waiting/.test(detail) ? detail : `waiting for camera: ${detail}`;
+  return sentence(words.replace('camera: camera ', 'camera: '));
 }
 
 function sentence(text) {

@@ -20,7 +20,12 @@ const STARTS_WITHIN: Duration = Duration::from_secs(30);
 impl Demo {
     /// Starts it on a free port of the loopback and waits for the URL that it prints.
     pub(crate) fn start() -> Self {
-        Self::start_with(&["--listen", "127.0.0.1:0"])
+        Self::launch("127.0.0.1:0", &[], "")
+    }
+
+    /// As [`Self::start`], with further arguments and the text of a configuration file.
+    pub(crate) fn configured(arguments: &[&str], config: &str) -> Self {
+        Self::launch("127.0.0.1:0", arguments, config)
     }
 
     /// Ends it without a word, as a power cut does, and starts it on the same port with the same
@@ -33,10 +38,7 @@ impl Demo {
             .and_then(|url| url.split_once("/#"))
             .expect("a URL with room and key");
         let (_, key) = fragment.split_once("key=").expect("the key comes last");
-        let mut config = tempfile::NamedTempFile::new().expect("a temporary file");
-        write!(config, "[room]\nkey = \"{key}\"\n").expect("a temporary file");
-        let path = config.path().to_str().expect("its name is ASCII");
-        Self::start_with(&["--listen", address, "--config", path])
+        Self::launch(address, &[], &format!("[room]\nkey = \"{key}\"\n"))
     }
 
     /// Stops it in its tracks.
@@ -55,9 +57,13 @@ impl Demo {
         assert!(status.is_ok_and(|status| status.success()), "kill {signal}");
     }
 
-    fn start_with(arguments: &[&str]) -> Self {
+    fn launch(listen: &str, arguments: &[&str], config: &str) -> Self {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all(config.as_bytes()).expect("a temporary file");
         let mut process = Command::new(env!("CARGO_BIN_EXE_roomcam"))
-            .arg("demo")
+            .args(["demo", "--listen", listen])
+            .arg("--config")
+            .arg(file.path())
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
