@@ -157,6 +157,39 @@ async fn a_wrong_key_is_said_in_words_and_the_right_one_may_follow() {
 }
 
 #[tokio::test]
+async fn a_full_room_says_so_and_takes_the_next_one_when_somebody_left() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let demo = Demo::configured(&[], "[webrtc]\nmax_viewers = 1\n");
+    let one = Chromium::start(Setup::default()).await;
+    let two = Chromium::start(Setup::default()).await;
+    one.join(demo.url()).await;
+    two.open(demo.url()).await;
+    two.click("Join").await;
+    two.wait_for_status("The room is full").await;
+    one.wait_for_frames(15).await;
+
+    one.click("Leave").await;
+    one.wait_for_button("Join").await;
+    two.click("Join").await;
+    two.wait_for_status("Live").await;
+    one.close().await;
+    two.close().await;
+}
+
+#[tokio::test]
+async fn a_camera_that_is_missing_is_named_while_the_sound_plays() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let demo = Demo::configured(&["--video", "/dev/no-such-camera"], "");
+    let page = Chromium::start(Setup::default()).await;
+    page.open(demo.url()).await;
+    page.click("Join").await;
+    page.wait_for_status("Waiting for camera: /dev/no-such-camera")
+        .await;
+    assert!(page.loudness().await > AUDIBLE);
+    page.close().await;
+}
+
+#[tokio::test]
 async fn a_browser_that_hides_its_addresses_gets_the_picture() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -232,6 +265,38 @@ async fn the_picture_outlives_the_connection_to_the_room_server() {
         .await;
     page.wait_for_frames(30).await;
     assert_eq!(page.eval("roomcam.pc === window.before").await, true);
+    page.close().await;
+}
+
+#[tokio::test]
+async fn a_device_that_starts_anew_is_found_again() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let demo = Demo::start();
+    let page = Chromium::start(Setup::default()).await;
+    page.join(demo.url()).await;
+    page.run("window.before = roomcam.pc").await;
+    let _demo = demo.start_again();
+    page.wait_until("roomcam.pc !== window.before").await;
+    page.wait_for_status("Live").await;
+    page.wait_for_frames(15).await;
+    page.close().await;
+}
+
+#[tokio::test]
+async fn a_device_that_hangs_is_connected_to_anew() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let demo = Demo::start();
+    let page = Chromium::start(Setup::default()).await;
+    page.join(demo.url()).await;
+    page.run("window.before = roomcam.pc").await;
+
+    demo.freeze();
+    page.wait_for_status("stands still").await;
+    page.wait_for_status("Connect").await;
+    demo.thaw();
+    page.wait_for_status("Live").await;
+    page.wait_for_frames(15).await;
+    assert_eq!(page.eval("roomcam.pc === window.before").await, false);
     page.close().await;
 }
 
@@ -314,7 +379,7 @@ async fn every_state_has_its_words() {
             "Live, microphone muted",
         ),
         (
-            json!({"state": state(json!({"audio": "waiting", "detail": "microphone hw:1 is missing"}))}),
+            json!({"state": state(json!({"audio": "waiting", "detail": "waiting for microphone: microphone hw:1 is missing"}))}),
             "Live, no sound: microphone hw:1 is missing",
         ),
         (
@@ -334,8 +399,8 @@ async fn every_state_has_its_words() {
             "Waiting for camera: /dev/video0 is in use by another program",
         ),
         (
-            json!({"state": state(json!({"video": "waiting", "detail": format!("waiting for {busy}")}))}),
-            "Waiting for camera /dev/video0 is in use by another program",
+            json!({"state": state(json!({"video": "waiting", "detail": format!("waiting for camera: {busy}")}))}),
+            "Waiting for camera: /dev/video0 is in use by another program",
         ),
     ];
     for (change, words) in facts {

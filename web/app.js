@@ -107,13 +107,14 @@ function liveWords(state, picture, frozen) {
 
 function soundWords(state) {
   if (state?.muted) return ', microphone muted';
-  if (state?.audio === 'waiting') return state.detail ? `, no sound: ${clip(state.detail)}` : ', no sound yet';
-  return '';
+  if (state?.audio !== 'waiting') return '';
+  return state.detail ? `, no sound: ${clip(state.detail).replace(/^waiting for microphone: /, '')}` : ', no sound yet';
 }
 
 function waitingWords(detail) {
   if (!detail) return 'Waiting for camera…';
-  return /^waiting/i.test(detail) ? sentence(detail) : `Waiting for camera: ${clip(detail).replace(/^camera /, '')}`;
+  const words = /^waiting/.test(detail) ? detail : `waiting for camera: ${detail}`;
+  return sentence(words.replace('camera: camera ', 'camera: '));
 }
 
 function sentence(text) {
@@ -532,7 +533,7 @@ class Session {
       case 'device-left': this.device = null; break; // running media may go on
       case 'answer':
         this.timing.answeredAt ??= performance.now();
-        media.answer(message.answer).catch(() => this.#replace());
+        media.answer(message.answer).catch(() => { if (media === this.media) this.#replace(); });
         break;
       case 'candidate': media.candidate(message.candidate); break;
       default: // of a later version
@@ -717,7 +718,9 @@ function page() {
     document.title = inside ? `${$('room').value}: ${words}` : 'roomcam';
     put($('viewers'), inside && state?.viewers > 1 ? `${state.viewers} are watching` : '');
 
-    const covered = !view.picture || view.media !== 'connected' || (state !== null && state.video !== 'live');
+    // A connection that may come back keeps its last picture; the words say that it is one.
+    const connected = view.media === 'connected' || view.media === 'shaky';
+    const covered = !connected || !view.picture || (state !== null && state.video !== 'live');
     $('cover').hidden = !covered;
     put($('cover-words'), words);
     icon($('cover'), state?.camera === false ? 'camera-off' : 'camera');

@@ -1,6 +1,6 @@
 //! `roomcam demo`, started by a test and ended with it.
 
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
@@ -20,8 +20,51 @@ const STARTS_WITHIN: Duration = Duration::from_secs(30);
 impl Demo {
     /// Starts it on a free port of the loopback and waits for the URL that it prints.
     pub(crate) fn start() -> Self {
+        Self::launch("127.0.0.1:0", &[], "")
+    }
+
+    /// As [`Self::start`], with further arguments and the text of a configuration file.
+    pub(crate) fn configured(arguments: &[&str], config: &str) -> Self {
+        Self::launch("127.0.0.1:0", arguments, config)
+    }
+
+    /// Ends it without a word, as a power cut does, and starts it on the same port with the same
+    /// key.
+    pub(crate) fn start_again(self) -> Self {
+        let url = self.url.clone();
+        drop(self);
+        let (address, fragment) = url
+            .strip_prefix("http://")
+            .and_then(|url| url.split_once("/#"))
+            .expect("a URL with room and key");
+        let (_, key) = fragment.split_once("key=").expect("the key comes last");
+        Self::launch(address, &[], &format!("[room]\nkey = \"{key}\"\n"))
+    }
+
+    /// Stops it in its tracks.
+    pub(crate) fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let mut kill = Command::new("kill");
+        let status = kill.args([signal, &self.process.id().to_string()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill {signal}");
+    }
+
+    fn launch(listen: &str, arguments: &[&str], config: &str) -> Self {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all(config.as_bytes()).expect("a temporary file");
         let mut process = Command::new(env!("CARGO_BIN_EXE_roomcam"))
-            .args(["demo", "--listen", "127.0.0.1:0"])
+            .args(["demo", "--listen", listen])
+            .arg("--config")
+            .arg(file.path())
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
