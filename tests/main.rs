@@ -11,3 +11,5 @@ mod rooms;
 mod support;
 #[cfg(test)]
 mod viewing;
+#[cfg(test)]
+mod watching;

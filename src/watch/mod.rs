@@ -231,11 +231,12 @@ pub async fn watch(options: WatchOptions) -> Result<WatchReport, WatchError> {
         .map_or(DEFAULT_LIMIT, Duration::from_secs)
         .saturating_sub(clock::now() - started);
     let wanted = match (options.frames, options.seconds) {
-        (Some(frames), _) => frames.max(1),
-        (None, Some(_)) => u64::MAX,
-        (None, None) => DEFAULT_FRAMES,
+        (Some(frames), _) => Some(frames.max(1)),
+        (None, Some(_)) => None,
+        (None, None) => Some(DEFAULT_FRAMES),
     };
-    let enough = |seen: &Seen| seen.counts.frames >= wanted || !is_alive(seen);
+    let enough =
+        |seen: &Seen| wanted.is_some_and(|wanted| seen.counts.frames >= wanted) || !is_alive(seen);
     let interrupted = tokio::select! {
         _ = viewer.until(limit, enough) => false,
         result = tokio::signal::ctrl_c() => result.is_ok(),
@@ -247,7 +248,7 @@ pub async fn watch(options: WatchOptions) -> Result<WatchReport, WatchError> {
     }
 
     let report = WatchReport::new(room, &seen);
-    match options.frames {
+    match wanted {
         Some(wanted) if report.frames < wanted => Err(WatchError::TooFewFrames {
             wanted,
             reason: if interrupted {

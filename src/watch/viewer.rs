@@ -385,7 +385,12 @@ impl Driver {
             }
             PeerEvent::ControlClosed => {
                 self.pending.clear();
-                self.seen.send_modify(|seen| seen.control_open = None);
+                self.seen.send_modify(|seen| {
+                    seen.control_open = None;
+                    // All that the crate says when the device closes DTLS: the connection's state
+                    // stays as it is until ICE misses the device, half a minute later.
+                    seen.connection = Connection::Closed;
+                });
             }
             PeerEvent::Control(text) => self.handle_control(&text),
         }

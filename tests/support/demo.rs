@@ -1,7 +1,7 @@
 //! `roomcam demo`, started by a test and ended with it.
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -49,6 +49,19 @@ impl Demo {
     /// Lets it go on.
     pub(crate) fn thaw(&self) {
         self.signal("-CONT");
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
+    }
+
+    /// Tells it to stop; returns how long it took to end, and how it ended.
+    pub(crate) fn terminate(&mut self) -> (Duration, ExitStatus) {
+        let since = roomcam::clock::now();
+        self.signal("-TERM");
+        let status = self.process.wait().expect("it is our child");
+        (since.elapsed(), status)
     }
 
     fn signal(&self, signal: &str) {

@@ -2,4 +2,5 @@
 
 pub(crate) mod chromium;
 pub(crate) mod demo;
+pub(crate) mod room;
 pub(crate) mod simulation;
