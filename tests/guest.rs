@@ -1,0 +1,308 @@
+//! The daemon with a real camera and a real microphone, as the kernel sees them: V4L2 and ALSA
+//! drivers in an emulated machine, watched from outside.
+//!
+//! `vivid` is a camera with raw pictures that can be unplugged, `v4l2loopback` one that delivers the
+//! H.264 that `examples/h264_camera.rs` makes, `snd-aloop` a sound card whose outputs are its inputs.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use roomcam::clock;
+use roomcam::watch::invitation::Invitation;
+use roomcam::watch::protocol::{Command as Control, DeviceState};
+use roomcam::watch::seen::Seen;
+use roomcam::watch::viewer::Viewer;
+use serde_json::Value;
+
+use crate::support::chromium::{Chromium, Setup};
+use crate::support::guest::{Guest, PATIENCE};
+
+const VIVID: &str = "vivid n_devs=1 node_types=0x1 num_inputs=1 input_types=0 vid_cap_nr=0";
+const LOOPBACK: &str = "v4l2loopback video_nr=20 card_label=Loopback exclusive_caps=1 max_buffers=8";
+const SOUND_CARD: &str = "snd-aloop";
+
+/// What an emulated processor encodes in time.
+const SMALL: &str = "width = 320\nheight = 180\nfps = 15";
+const NO_SOUND: &str = "[audio]\nsource = \"none\"";
+
+fn video(source: &str) -> String {
+    format!("[video]\nsource = \"{source}\"\n{SMALL}\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn a_camera_with_raw_pictures_is_encoded() {
+    let mut guest = Guest::start(&[VIVID]).await;
+    guest.start_daemon(&format!("{}{NO_SOUND}", video("vivid")));
+
+    let report = watch(&guest, &["--frames", "30"]);
+    assert_eq!(report["picture"], serde_json::json!([320, 180]));
+    assert_eq!(report["device"]["video"], "live");
+    assert_eq!(report["device"]["audio"], "none");
+    assert!(guest.log().contains("encoded by OpenH264"), "{}", guest.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn a_camera_with_h264_is_passed_through_and_a_newcomer_starts_within_its_gop() {
+    // 20 s: whoever comes in between would wait for up to so long.
+    const GOP: u64 = 300;
+    let mut guest = Guest::start(&[LOOPBACK]).await;
+    start_h264_camera(&mut guest, GOP);
+    guest.start_daemon(&format!("{}{NO_SOUND}", video("/dev/video20")));
+
+    let mut first = join(&guest).await;
+    let seen = until(&mut first, "sees", |seen| seen.counts.frames >= 30).await;
+    let report = watch(&guest, &["--frames", "30"]);
+    assert_eq!(report["picture"], serde_json::json!([320, 180]));
+    assert_eq!(report["keyframes"], 1);
+    let made_meanwhile = first.seen().counts.keyframes - seen.counts.keyframes;
+    assert_eq!(made_meanwhile, 0, "the newcomer started with the last one");
+    assert!(guest.log().contains("passed through"), "{}", guest.log());
+    first.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn a_microphone_is_heard_without_a_camera() {
+    let mut guest = Guest::start(&[SOUND_CARD]).await;
+    play_a_tone(&mut guest);
+    guest.start_daemon(
+        "[video]\nsource = \"none\"\n[audio]\nsource = \"plughw:CARD=Loopback,DEV=1\"",
+    );
+
+    let mut viewer = join(&guest).await;
+    let seen = until(&mut viewer, "hears", |seen| seen.counts.audio_packets >= 100).await;
+    assert_eq!(seen.counts.frames, 0);
+    assert_eq!(state(&seen).map(|s| s.audio.as_str()), Some("live"));
+    // A tone, not silence: Opus says silence in a few bytes.
+    let bytes_a_packet = seen.counts.audio_bytes / seen.counts.audio_packets;
+    assert!(bytes_a_packet > 20, "{bytes_a_packet}");
+    viewer.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn a_browser_shows_the_camera_and_plays_the_microphone() {
+    let mut guest = Guest::start(&[VIVID, SOUND_CARD]).await;
+    play_a_tone(&mut guest);
+    guest.start_daemon(&format!(
+        "{}[audio]\nsource = \"auto\"",
+        video("/dev/video0")
+    ));
+
+    let page = Chromium::start(Setup::default()).await;
+    page.join(&guest.url()).await;
+    page.wait_for_frames(15).await;
+    let loudness = page.loudness().await;
+    assert!(loudness > 0.005, "{loudness}");
+    page.screenshot("guest").await;
+    page.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn a_camera_that_was_unplugged_comes_back() {
+    let mut guest = Guest::start(&[VIVID]).await;
+    guest.start_daemon(&format!("{}{NO_SOUND}", video("/dev/video0")));
+    let mut viewer = join(&guest).await;
+    until(&mut viewer, "sees", |seen| seen.counts.frames >= 10).await;
+
+    // The driver says ENODEV once, but the device stays.
+    guest.run("v4l2-ctl -d /dev/video0 -c disconnect=1");
+    until_more_frames(&mut viewer).await;
+
+    guest.run("echo vivid.0 >/sys/bus/platform/drivers/vivid/unbind");
+    let seen = until(&mut viewer, "is told", |seen| {
+        state(seen).is_some_and(|s| s.video == "waiting")
+    })
+    .await;
+    let detail = &state(&seen).expect("it was told").detail;
+    assert!(detail.contains("/dev/video0 is not present"), "{detail}");
+
+    guest.run("echo vivid.0 >/sys/bus/platform/drivers/vivid/bind");
+    until_more_frames(&mut viewer).await;
+    let live = |seen: &Seen| state(seen).is_some_and(|s| s.video == "live" && s.detail.is_empty());
+    until(&mut viewer, "is told", live).await;
+    viewer.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn a_busy_camera_is_waited_for_and_its_holder_is_named() {
+    let mut guest = Guest::start(&[VIVID]).await;
+    guest.run("v4l2-ctl -d /dev/video0 --stream-mmap >/dev/null 2>&1 & echo $! >/run/holder");
+    guest.run_until_it_succeeds("v4l2-ctl -d /dev/video0 --stream-mmap --stream-count=1 2>&1 | grep -q busy");
+    guest.start_daemon(&format!("{}{NO_SOUND}", video("/dev/video0")));
+
+    let mut viewer = join(&guest).await;
+    let detail = until_waiting(&mut viewer).await;
+    assert!(detail.contains("/dev/video0 is in use by"), "{detail}");
+    assert!(detail.contains("v4l2-ctl"), "{detail}");
+
+    guest.run("kill $(cat /run/holder)");
+    until_more_frames(&mut viewer).await;
+    viewer.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn what_is_missing_or_of_no_use_is_said_in_words_and_ends_nothing() {
+    let mut guest = Guest::start(&[LOOPBACK]).await;
+    guest.start_daemon(
+        "[video]\nsource = \"/dev/video9\"\n[audio]\nsource = \"plughw:CARD=Nothing\"",
+    );
+    let mut viewer = join(&guest).await;
+    let detail = until_waiting(&mut viewer).await;
+    assert!(detail.contains("/dev/video9 is not present"), "{detail}");
+    assert!(detail.contains("plughw:CARD=Nothing is not present"), "{detail}");
+    assert!(guest.daemon_runs());
+    viewer.leave().await;
+    stop_daemon(&mut guest);
+
+    // A loopback that nobody writes to is no camera.
+    guest.start_daemon(&format!("{}{NO_SOUND}", video("/dev/video20")));
+    let mut viewer = join(&guest).await;
+    let detail = until_waiting(&mut viewer).await;
+    assert!(detail.contains("/dev/video20 offers"), "{detail}");
+    // Now it is one.
+    start_h264_camera(&mut guest, 15);
+    until_more_frames(&mut viewer).await;
+    viewer.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn a_camera_that_is_switched_off_is_closed() {
+    let mut guest = Guest::start(&[VIVID]).await;
+    guest.start_daemon(&format!("{}{NO_SOUND}", video("/dev/video0")));
+    let mut viewer = join(&guest).await;
+    until(&mut viewer, "sees", |seen| seen.counts.frames >= 10).await;
+    assert_eq!(guest.holders("/dev/video0").len(), 1);
+
+    let reply = viewer.command(Control::SetCamera { on: false }).await;
+    assert!(reply.is_some_and(|reply| reply.error.is_none()));
+    until(&mut viewer, "is told", |seen| {
+        state(seen).is_some_and(|s| !s.camera && s.video == "off")
+    })
+    .await;
+    wait_until_closed(&mut guest);
+
+    let reply = viewer.command(Control::SetCamera { on: true }).await;
+    assert!(reply.is_some_and(|reply| reply.error.is_none()));
+    until_more_frames(&mut viewer).await;
+    viewer.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn camera_and_microphone_are_closed_while_nobody_watches() {
+    let mut guest = Guest::start(&[VIVID, SOUND_CARD]).await;
+    guest.start_daemon(&format!(
+        "{}[audio]\nsource = \"auto\"\n[control]\nidle_timeout_s = 1",
+        video("/dev/video0")
+    ));
+    assert_eq!(guest.holders("/dev/video0").len(), 0);
+    let mut viewer = join(&guest).await;
+    until_more_frames(&mut viewer).await;
+    viewer.leave().await;
+    wait_until_closed(&mut guest);
+    guest.run_until_it_succeeds("grep -q closed /proc/asound/Loopback/pcm1c/sub0/hw_params");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn sigterm_ends_it_in_two_seconds_with_a_viewer_and_open_devices() {
+    let mut guest = Guest::start(&[VIVID, SOUND_CARD]).await;
+    guest.start_daemon(&format!(
+        "{}[audio]\nsource = \"auto\"",
+        video("/dev/video0")
+    ));
+    let mut viewer = join(&guest).await;
+    until(&mut viewer, "sees", |seen| seen.counts.frames >= 10).await;
+
+    let elapsed = stop_daemon(&mut guest);
+    assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
+    assert_eq!(guest.holders("/dev/video0").len(), 0);
+    viewer.leave().await;
+}
+
+/// Runs `roomcam watch` on the host and returns its report.
+fn watch(guest: &Guest, options: &[&str]) -> Value {
+    let seconds = PATIENCE.as_secs().to_string();
+    let output = Command::new(env!("CARGO_BIN_EXE_roomcam"))
+        .args(["watch", &guest.url(), "--json", "--seconds", &seconds])
+        .args(options)
+        .output()
+        .expect("the program was just built");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    serde_json::from_slice(&output.stdout).expect("a report")
+}
+
+async fn join(guest: &Guest) -> Viewer {
+    let invitation: Invitation = guest.url().parse().expect("the guest's own URL");
+    let viewer = Viewer::join(&invitation, None).await;
+    viewer.expect("the room is open")
+}
+
+async fn until(viewer: &mut Viewer, what: &str, condition: impl FnMut(&Seen) -> bool) -> Seen {
+    let seen = viewer.until(PATIENCE, condition).await;
+    seen.unwrap_or_else(|seen| panic!("the viewer never {what}: {seen:#?}"))
+}
+
+async fn until_more_frames(viewer: &mut Viewer) {
+    let goal = viewer.seen().counts.frames + 10;
+    until(viewer, "sees again", |seen| seen.counts.frames >= goal).await;
+}
+
+/// Waits until the device tells that its camera is waited for; returns why.
+async fn until_waiting(viewer: &mut Viewer) -> String {
+    let waiting = |seen: &Seen| state(seen).is_some_and(|s| s.video == "waiting");
+    let seen = until(viewer, "is told", waiting).await;
+    state(&seen).map(|s| s.detail.clone()).unwrap_or_default()
+}
+
+fn state(seen: &Seen) -> Option<&DeviceState> {
+    seen.state.as_ref()
+}
+
+fn wait_until_closed(guest: &mut Guest) {
+    let deadline = clock::now() + PATIENCE;
+    while !guest.holders("/dev/video0").is_empty() {
+        assert!(clock::now() < deadline, "{:?}", guest.holders("/dev/video0"));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn start_h264_camera(guest: &mut Guest, gop: u64) {
+    let mut program = PathBuf::from(env!("CARGO_BIN_EXE_roomcam"));
+    program.set_file_name("examples");
+    program.push("h264_camera");
+    guest.run(&format!(
+        "chroot /host {} /dev/video20 320 180 15 {gop} >/run/camera 2>&1 & echo $! >/run/camera.pid",
+        program.display()
+    ));
+    guest.run_until_it_succeeds("v4l2-ctl -d /dev/video20 --get-fmt-video-out | grep -q H264");
+}
+
+fn stop_h264_camera(guest: &mut Guest) {
+    guest.run("kill $(cat /run/camera.pid)");
+    guest.run_until_it_succeeds("! kill -0 $(cat /run/camera.pid) 2>/dev/null");
+}
+
+/// Plays into the sound card's output, which is its input.
+fn play_a_tone(guest: &mut Guest) {
+    guest.run("speaker-test -D hw:Loopback,0 -r 48000 -c 2 -t sine -f 440 >/run/tone 2>&1 &");
+}
+
+/// Ends the daemon as systemd does; returns how long that took, by the guest's clock.
+fn stop_daemon(guest: &mut Guest) -> Duration {
+    let took = guest.run(
+        "now() { cut -d' ' -f1 /proc/uptime | tr -d .; }; start=$(now); kill -TERM $(cat /run/pid); \
+         while kill -0 $(cat /run/pid) 2>/dev/null; do sleep 0.02; done; echo $(($(now) - start))",
+    );
+    let hundredths: u64 = took.trim().parse().expect("a number");
+    Duration::from_millis(10 * hundredths)
+}

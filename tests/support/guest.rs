@@ -1,0 +1,260 @@
+//! An emulated machine with cameras and a sound card of its own, in which the daemon runs.
+//!
+//! The host watches it as any other device on its loopback: one TCP port for the page and the room
+//! server, one UDP port for the media. Tests plug and unplug things by shell commands in the guest,
+//! through a virtio port. `tests/guest/` makes and starts the machine. Everything in it is emulated,
+//! so it is 10 to 20 times slower than the host: the limits here are generous.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use roomcam::clock;
+use tempfile::TempDir;
+
+/// How long anything in the guest may take, its start included. On a quiet machine that is 4 s.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+const POLL_EVERY: Duration = Duration::from_millis(50);
+
+/// One guest at a time: two would emulate at half the speed each.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// The key of the guest's room.
+const KEY: &str = "guest-key";
+
+/// A running guest. When it is dropped, it is gone.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    qemu: Child,
+    control: BufReader<UnixStream>,
+    directory: TempDir,
+    http_port: u16,
+    media_port: u16,
+    _turn: tokio::sync::MutexGuard<'static, ()>,
+}
+
+impl Guest {
+    /// Starts a guest in which `modules` are loaded, each line one call of `modprobe`.
+    pub(crate) async fn start(modules: &[&str]) -> Self {
+        let turn = ONE_AT_A_TIME.lock().await;
+        let directory = TempDir::new().expect("the temporary directory is writable");
+        let socket = directory.path().join("control");
+        let listener = UnixListener::bind(&socket).expect("a socket in a new directory");
+        let (http_port, media_port) = free_ports();
+        let network = format!(
+            "user,id=network,hostfwd=tcp:127.0.0.1:{http_port}-:8080,\
+             hostfwd=udp:127.0.0.1:{media_port}-:{media_port}"
+        );
+        let console = std::fs::File::create(directory.path().join("console"));
+        let mut qemu = Command::new(scripts().join("run"))
+            .arg(image())
+            .args(["-netdev", &network])
+            .args(["-device", "virtio-net-pci,netdev=network,romfile="])
+            .arg("-chardev")
+            .arg(format!("socket,id=control,path={}", socket.display()))
+            .args(["-device", "virtserialport,chardev=control"])
+            .stdin(Stdio::null())
+            .stdout(console.expect("a file in a new directory"))
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("tests/guest/run starts");
+        let control = accept(&listener, &mut qemu);
+        let mut guest = Self {
+            qemu,
+            control: BufReader::new(control),
+            directory,
+            http_port,
+            media_port,
+            _turn: turn,
+        };
+        for module in modules {
+            guest.run(&format!("modprobe {module}"));
+        }
+        guest
+    }
+
+    /// Runs a shell command and returns what it printed; it must succeed.
+    pub(crate) fn run(&mut self, command: &str) -> String {
+        let (status, output) = self.attempt(command);
+        assert_eq!(status, 0, "in the guest: {command}\n{output}");
+        output
+    }
+
+    /// Runs a shell command and returns its status and what it printed.
+    pub(crate) fn attempt(&mut self, command: &str) -> (i32, String) {
+        self.talk(command).unwrap_or_else(|error| {
+            let console = self.console();
+            panic!("the guest ended at: {command}: {error}\n{console}")
+        })
+    }
+
+    /// One command and its answer, in the words of `tests/guest/init`.
+    fn talk(&mut self, command: &str) -> io::Result<(i32, String)> {
+        let line = format!("{}\n", command.replace('\n', " "));
+        self.control.get_mut().write_all(line.as_bytes())?;
+        let mut header = String::new();
+        self.control.read_line(&mut header)?;
+        let mut numbers = header.split_whitespace().map(str::parse);
+        let (Some(Ok(status)), Some(Ok(length))) = (numbers.next(), numbers.next()) else {
+            return Err(io::Error::other(format!("it answered {header:?}")));
+        };
+        let mut output = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        self.control.read_exact(&mut output)?;
+        Ok((status, String::from_utf8_lossy(&output).into_owned()))
+    }
+
+    /// Runs a shell command until it succeeds; returns what it printed then.
+    pub(crate) fn run_until_it_succeeds(&mut self, command: &str) -> String {
+        let deadline = clock::now() + PATIENCE;
+        loop {
+            let (status, output) = self.attempt(command);
+            if status == 0 {
+                return output;
+            }
+            assert!(clock::now() < deadline, "never: {command}\n{output}");
+            std::thread::sleep(POLL_EVERY);
+        }
+    }
+
+    /// Starts the daemon with this `[video]` and `[audio]`, and waits until it serves.
+    pub(crate) fn start_daemon(&mut self, video_and_audio: &str) {
+        let configuration = format!(
+            "{video_and_audio}\n\
+             [room]\nkey = \"{KEY}\"\n\
+             [server]\nlisten = \"0.0.0.0:8080\"\n\
+             [webrtc]\nudp_port = {}\nadvertised_addresses = [\"127.0.0.1\"]\n",
+            self.media_port
+        );
+        // A new name each time: the guest does not read again what it has read.
+        let file = tempfile::Builder::new().suffix(".toml").tempfile_in(&self.directory);
+        let (mut file, path) = file
+            .and_then(|file| file.keep().map_err(|kept| kept.error))
+            .expect("the temporary directory is writable");
+        let written = file.write_all(configuration.as_bytes());
+        written.expect("the temporary directory is writable");
+        self.run(&format!(
+            "chroot /host {} run --config {} >/run/log 2>&1 & echo $! >/run/pid",
+            env!("CARGO_BIN_EXE_roomcam"),
+            path.display()
+        ));
+        let deadline = clock::now() + PATIENCE;
+        while !self.serves() {
+            let log = self.log();
+            assert!(clock::now() < deadline, "the daemon does not serve:\n{log}");
+            assert!(self.daemon_runs(), "the daemon ended:\n{log}");
+            std::thread::sleep(POLL_EVERY);
+        }
+    }
+
+    /// Returns whether the daemon that was started last still runs.
+    pub(crate) fn daemon_runs(&mut self) -> bool {
+        self.attempt("kill -0 $(cat /run/pid)").0 == 0
+    }
+
+    /// Returns what the daemon logged.
+    pub(crate) fn log(&mut self) -> String {
+        self.attempt("cat /run/log").1
+    }
+
+    /// Returns who holds `device` open, as process ids.
+    pub(crate) fn holders(&mut self, device: &str) -> Vec<String> {
+        let links = self.attempt("ls -l /proc/[0-9]*/fd 2>/dev/null").1;
+        let mut process = "";
+        let mut holders = Vec::new();
+        for line in links.lines() {
+            if let Some(directory) = line.strip_prefix("/proc/") {
+                process = directory.split('/').next().unwrap_or_default();
+            } else if line.ends_with(device) {
+                holders.push(process.to_owned());
+            }
+        }
+        holders
+    }
+
+    /// Returns the URL of the page, with room and key.
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/#room=cam&key={KEY}", self.http_port)
+    }
+
+    fn serves(&self) -> bool {
+        let healthy = || {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.http_port))?;
+            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+            stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            io::Result::Ok(answer.contains(" 200 "))
+        };
+        healthy().unwrap_or(false)
+    }
+
+    fn console(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("console")).unwrap_or_default()
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.talk("cat /run/log").map(|(_, log)| log);
+            complain("the daemon", &log.unwrap_or_default());
+            complain("the guest's console", &self.console());
+        }
+        self.qemu.kill().ok();
+        self.qemu.wait().ok();
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a failed test shows what the guest logged")]
+fn complain(who: &str, log: &str) {
+    eprintln!("---- log of {who}\n{log}----");
+}
+
+/// Returns a TCP and a UDP port that nobody uses.
+fn free_ports() -> (u16, u16) {
+    let any = "127.0.0.1:0";
+    let tcp = TcpListener::bind(any).and_then(|socket| socket.local_addr());
+    let udp = UdpSocket::bind(any).and_then(|socket| socket.local_addr());
+    let both = tcp.and_then(|tcp| Ok((tcp.port(), udp?.port())));
+    both.expect("the loopback has free ports")
+}
+
+/// Waits for the guest's end of the control channel.
+fn accept(listener: &UnixListener, qemu: &mut Child) -> UnixStream {
+    let non_blocking = listener.set_nonblocking(true);
+    non_blocking.expect("a socket can be non-blocking");
+    let deadline = clock::now() + PATIENCE;
+    loop {
+        if let Ok((control, _)) = listener.accept() {
+            let limits = control
+                .set_nonblocking(false)
+                .and_then(|()| control.set_read_timeout(Some(PATIENCE)));
+            limits.expect("a socket can wait for so long");
+            return control;
+        }
+        let ended = qemu.try_wait().ok().flatten();
+        assert!(ended.is_none(), "QEMU ended: {ended:?}");
+        assert!(clock::now() < deadline, "QEMU does not start");
+        std::thread::sleep(POLL_EVERY);
+    }
+}
+
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest")
+}
+
+/// Returns the directory of the guest's image, which is made if there is none.
+fn image() -> &'static Path {
+    static IMAGE: OnceLock<PathBuf> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        let made = Command::new(scripts().join("build")).output();
+        let made = made.expect("tests/guest/build starts");
+        let errors = String::from_utf8_lossy(&made.stderr);
+        assert!(made.status.success(), "there is no guest: {errors}");
+        PathBuf::from(String::from_utf8_lossy(&made.stdout).trim())
+    })
+}
