@@ -157,6 +157,20 @@ async fn a_wrong_key_is_said_in_words_and_the_right_one_may_follow() {
 }
 
 #[tokio::test]
+async fn a_browser_without_h264_is_told_what_to_do() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let demo = Demo::start();
+    let page = Chromium::start(Setup::default()).await;
+    page.open(demo.url()).await;
+    page.run(OFFER_VP8_ALONE).await;
+    page.click("Join").await;
+    page.wait_for_status("This browser offers no H.264 (Firefox: enable its OpenH264 plugin)")
+        .await;
+    page.wait_for_button("Join").await;
+    page.close().await;
+}
+
+#[tokio::test]
 async fn a_full_room_says_so_and_takes_the_next_one_when_somebody_left() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::configured(&[], "[webrtc]\nmax_viewers = 1\n");
@@ -551,6 +565,18 @@ const COUNT_REQUESTS_FOR_DEVICES: &str = "window.requestsForDevices = 0; \
     Object.defineProperty(navigator, 'mediaDevices', { \
       get() { window.requestsForDevices += 1; } \
     });";
+
+/// Makes the browser one that has no other video codec.
+const OFFER_VP8_ALONE: &str = "const real = RTCPeerConnection.prototype.addTransceiver; \
+    RTCPeerConnection.prototype.addTransceiver = function (...args) { \
+      const transceiver = real.apply(this, args); \
+      if (args[0] === 'video') { \
+        const { codecs } = RTCRtpReceiver.getCapabilities('video'); \
+        transceiver.setCodecPreferences(codecs.filter((c) => c.mimeType === 'video/VP8')); \
+        transceiver.setCodecPreferences = () => {}; \
+      } \
+      return transceiver; \
+    };";
 
 /// Zeroes the payload of the next `framesToBreak` frames before they are decoded.
 const BREAK_FRAMES_ON_DEMAND: &str = "window.framesToBreak = 0; \
