@@ -151,7 +151,7 @@ struct Engine {
     channels: EngineChannels,
     certificate: Certificate,
     port: UdpPort,
-    /// Where no configured address applies: of this family we have no address at all.
+    /// The configured addresses, which viewers know ours by; empty: they know the real ones.
     advertised: Vec<IpAddr>,
     reflexive: stun::Reflexive,
     demux: Demux,
@@ -650,10 +650,9 @@ impl Engine {
                 CaptureStatus::Off => (SourceState::Off, String::new()),
                 CaptureStatus::Starting => (SourceState::Starting, String::new()),
                 CaptureStatus::Live { .. } => (SourceState::Live, String::new()),
-                CaptureStatus::Waiting { reason } => (
-                    SourceState::Waiting,
-                    format!("waiting for camera: {reason}"),
-                ),
+                CaptureStatus::Waiting { reason } => {
+                    (SourceState::Waiting, waiting_for("camera", reason))
+                }
             }
         };
         let (audio, audio_detail) = if self.options.has_audio {
@@ -661,10 +660,9 @@ impl Engine {
                 AudioStatus::Off => (SourceState::Off, String::new()),
                 AudioStatus::Starting => (SourceState::Starting, String::new()),
                 AudioStatus::Live { .. } => (SourceState::Live, String::new()),
-                AudioStatus::Waiting { reason } => (
-                    SourceState::Waiting,
-                    format!("waiting for microphone: {reason}"),
-                ),
+                AudioStatus::Waiting { reason } => {
+                    (SourceState::Waiting, waiting_for("microphone", reason))
+                }
             }
         } else {
             (SourceState::None, String::new())
@@ -741,6 +739,12 @@ fn advertised_for(advertised: &[IpAddr], local: SocketAddr) -> SocketAddr {
         .iter()
         .find(|ip| ip.is_ipv4() == local.is_ipv4())
         .map_or(local, |&ip| SocketAddr::new(ip, local.port()))
+}
+
+/// `waiting for camera: /dev/video0 is not present`
+fn waiting_for(what: &str, reason: &str) -> String {
+    let reason = reason.strip_prefix(what).unwrap_or(reason).trim_start();
+    format!("waiting for {what}: {reason}")
 }
 
 fn random_u32() -> u32 {
