@@ -287,11 +287,6 @@ fn start_h264_camera(guest: &mut Guest, gop: u64) {
     guest.run_until_it_succeeds("v4l2-ctl -d /dev/video20 --get-fmt-video-out | grep -q H264");
 }
 
-fn stop_h264_camera(guest: &mut Guest) {
-    guest.run("kill $(cat /run/camera.pid)");
-    guest.run_until_it_succeeds("! kill -0 $(cat /run/camera.pid) 2>/dev/null");
-}
-
 /// Plays into the sound card's output, which is its input.
 fn play_a_tone(guest: &mut Guest) {
     guest.run("speaker-test -D hw:Loopback,0 -r 48000 -c 2 -t sine -f 440 >/run/tone 2>&1 &");

@@ -1,6 +1,7 @@
-//! What the tests stand on: the program, a real browser, a simulated one.
+//! What the tests stand on: the program, a real browser, an emulated machine, a simulated viewer.
 
 pub(crate) mod chromium;
 pub(crate) mod demo;
+pub(crate) mod guest;
 pub(crate) mod room;
 pub(crate) mod simulation;
