@@ -349,8 +349,6 @@ fn decode(bits: &[bool]) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     fn cells(time: u32, check: u8) -> Vec<bool> {
         let number = u64::from(time) << 8 | u64::from(check);
         (0..40).rev().map(|i| number >> i & 1 == 1).collect()
@@ -358,6 +356,7 @@ mod tests {
 
     #[test]
     fn the_clock_is_read_only_with_its_checksum() {
+        let decode = super::decode;
         // CRC-8 of "1234" is 0xc2.
         assert_eq!(decode(&cells(0x3132_3334, 0xc2)), Some(0x3132_3334));
         assert_eq!(decode(&cells(0x3132_3335, 0xc2)), None);
