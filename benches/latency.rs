@@ -34,7 +34,10 @@ fn main() {
         row("Join clicked → first picture", joins);
         for mode in ["balanced", "low", "smooth"] {
             let latencies = latencies(mode).await;
-            row(&format!("capture → presented, latency = \"{mode}\""), latencies);
+            row(
+                &format!("capture → presented, latency = \"{mode}\""),
+                latencies,
+            );
         }
     });
 }
@@ -71,7 +74,10 @@ async fn latencies(mode: &str) -> Vec<Duration> {
 
 fn row(what: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
-    let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_secs_f64() * 1_000.0;
+    let at = |percent: usize| {
+        let index = times.len().saturating_sub(1) * percent / 100;
+        times.get(index).map_or(0.0, |time| time.as_secs_f64()) * 1_000.0
+    };
     print(&format!(
         "| {what} | {:.0} ms | {:.0} ms | {:.0} ms |",
         at(50),

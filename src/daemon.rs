@@ -97,7 +97,6 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
     let (messages, message_rx) = mpsc::channel(SIGNAL_QUEUE);
     let (pulse, mut pulses) = watch::channel(Pulse {
         at: clock::now(),
-        viewers: 0,
         summary: "starting".to_owned(),
     });
     let engine = engine::spawn(

@@ -19,7 +19,8 @@ use crate::support::chromium::{Chromium, Setup};
 use crate::support::guest::{Guest, PATIENCE};
 
 const VIVID: &str = "vivid n_devs=1 node_types=0x1 num_inputs=1 input_types=0 vid_cap_nr=0";
-const LOOPBACK: &str = "v4l2loopback video_nr=20 card_label=Loopback exclusive_caps=1 max_buffers=8";
+const LOOPBACK: &str =
+    "v4l2loopback video_nr=20 card_label=Loopback exclusive_caps=1 max_buffers=8";
 const SOUND_CARD: &str = "snd-aloop";
 
 /// What an emulated processor encodes in time.
@@ -40,7 +41,11 @@ async fn a_camera_with_raw_pictures_is_encoded() {
     assert_eq!(report["picture"], serde_json::json!([320, 180]));
     assert_eq!(report["device"]["video"], "live");
     assert_eq!(report["device"]["audio"], "none");
-    assert!(guest.log().contains("encoded by OpenH264"), "{}", guest.log());
+    assert!(
+        guest.log().contains("encoded by OpenH264"),
+        "{}",
+        guest.log()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,7 +78,10 @@ async fn a_microphone_is_heard_without_a_camera() {
     );
 
     let mut viewer = join(&guest).await;
-    let seen = until(&mut viewer, "hears", |seen| seen.counts.audio_packets >= 100).await;
+    let seen = until(&mut viewer, "hears", |seen| {
+        seen.counts.audio_packets >= 100
+    })
+    .await;
     assert_eq!(seen.counts.frames, 0);
     assert_eq!(state(&seen).map(|s| s.audio.as_str()), Some("live"));
     // A tone, not silence: Opus says silence in a few bytes.
@@ -133,7 +141,9 @@ async fn a_camera_that_was_unplugged_comes_back() {
 async fn a_busy_camera_is_waited_for_and_its_holder_is_named() {
     let mut guest = Guest::start(&[VIVID]).await;
     guest.run("v4l2-ctl -d /dev/video0 --stream-mmap >/dev/null 2>&1 & echo $! >/run/holder");
-    guest.run_until_it_succeeds("v4l2-ctl -d /dev/video0 --stream-mmap --stream-count=1 2>&1 | grep -q busy");
+    guest.run_until_it_succeeds(
+        "v4l2-ctl -d /dev/video0 --stream-mmap --stream-count=1 2>&1 | grep -q busy",
+    );
     guest.start_daemon(&format!("{}{NO_SOUND}", video("/dev/video0")));
 
     let mut viewer = join(&guest).await;
@@ -156,7 +166,10 @@ async fn what_is_missing_or_of_no_use_is_said_in_words_and_ends_nothing() {
     let mut viewer = join(&guest).await;
     let detail = until_waiting(&mut viewer).await;
     assert!(detail.contains("/dev/video9 is not present"), "{detail}");
-    assert!(detail.contains("plughw:CARD=Nothing is not present"), "{detail}");
+    assert!(
+        detail.contains("plughw:CARD=Nothing is not present"),
+        "{detail}"
+    );
     assert!(guest.daemon_runs());
     viewer.leave().await;
     stop_daemon(&mut guest);
@@ -271,7 +284,11 @@ fn state(seen: &Seen) -> Option<&DeviceState> {
 fn wait_until_closed(guest: &mut Guest) {
     let deadline = clock::now() + PATIENCE;
     while !guest.holders("/dev/video0").is_empty() {
-        assert!(clock::now() < deadline, "{:?}", guest.holders("/dev/video0"));
+        assert!(
+            clock::now() < deadline,
+            "{:?}",
+            guest.holders("/dev/video0")
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
 }

@@ -10,6 +10,7 @@
 //! | `demux.rs`   | datagram → session                                              |
 //! | `gather.rs`  | our ICE candidates                                              |
 //! | `stun.rs`    | asks STUN servers how they see us                               |
+//! | `report.rs`  | what viewers and systemd are told                               |
 //! | `session.rs` | one viewer's machine and its outgoing batch; catches its panics |
 
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ use crate::clock;
 use crate::config;
 use crate::control::demand::Demand;
 use crate::control::protocol::{self, Command};
-use crate::control::{DeviceState, Report, SourceState};
+use crate::control::{DeviceState, Report};
 use crate::rtp::gop::Gop;
 use crate::rtp::{AudioFrame, VideoFrame};
 use crate::signaling::{CandidateInit, RoomEvent, RoomMessage, ViewerId};
@@ -40,6 +41,7 @@ use crate::viewer::{Ended, Viewer, ViewerEvent};
 
 pub mod demux;
 pub mod gather;
+mod report;
 mod session;
 mod stun;
 pub mod udp;
@@ -101,8 +103,6 @@ pub struct EngineChannels {
 pub struct Pulse {
     /// When it was given.
     pub at: Instant,
-    /// How many watch.
-    pub viewers: usize,
     /// In words, for `systemctl status`.
     pub summary: String,
 }
@@ -615,67 +615,29 @@ impl Engine {
             for session in self.sessions.values_mut() {
                 session.with(|viewer| viewer.send_control(&state, now));
             }
-            self.last_report = Some(report);
         }
+        let in_room = self.in_room;
         self.channels.pulse.send_if_modified(|pulse| {
-            let viewers = self.roster.connected_viewers();
             let due = now.saturating_duration_since(pulse.at) >= HEARTBEAT;
-            let changed = due || pulse.viewers != viewers;
+            let changed = due || self.last_report.as_ref() != Some(&report);
             if changed {
                 pulse.at = now;
-                pulse.viewers = viewers;
-                pulse.summary = self.summary(viewers);
+                pulse.summary = report::summary(&report, in_room);
             }
             changed
         });
-    }
-
-    fn summary(&self, viewers: usize) -> String {
-        let room = if self.in_room { "" } else { ", no room server" };
-        match &self.last_report {
-            Some(report) if !report.detail.is_empty() => {
-                format!("{viewers} viewers{room}, {}", report.detail)
-            }
-            _ => format!("{viewers} viewers{room}"),
-        }
+        self.last_report = Some(report);
     }
 
     fn report(&self) -> Report {
-        let (video, video_detail) = if !self.options.has_video {
-            (SourceState::None, String::new())
-        } else if !self.device.camera {
-            (SourceState::Off, String::new())
-        } else {
-            match &*self.channels.video_status.borrow() {
-                CaptureStatus::Off => (SourceState::Off, String::new()),
-                CaptureStatus::Starting => (SourceState::Starting, String::new()),
-                CaptureStatus::Live { .. } => (SourceState::Live, String::new()),
-                CaptureStatus::Waiting { reason } => {
-                    (SourceState::Waiting, waiting_for("camera", reason))
-                }
-            }
-        };
-        let (audio, audio_detail) = if self.options.has_audio {
-            match &*self.channels.audio_status.borrow() {
-                AudioStatus::Off => (SourceState::Off, String::new()),
-                AudioStatus::Starting => (SourceState::Starting, String::new()),
-                AudioStatus::Live { .. } => (SourceState::Live, String::new()),
-                AudioStatus::Waiting { reason } => {
-                    (SourceState::Waiting, waiting_for("microphone", reason))
-                }
-            }
-        } else {
-            (SourceState::None, String::new())
-        };
-        let details = [video_detail, audio_detail];
-        let details: Vec<_> = details.into_iter().filter(|d| !d.is_empty()).collect();
-        Report {
-            device: self.device,
-            viewers: self.roster.connected_viewers(),
-            video,
-            audio,
-            detail: details.join("; "),
-        }
+        let video = self.channels.video_status.borrow();
+        let audio = self.channels.audio_status.borrow();
+        report::report(
+            self.device,
+            self.roster.connected_viewers(),
+            self.options.has_video.then_some(&*video),
+            self.options.has_audio.then_some(&*audio),
+        )
     }
 
     /// Closes a session that the roster has let go of already.
@@ -739,12 +701,6 @@ fn advertised_for(advertised: &[IpAddr], local: SocketAddr) -> SocketAddr {
         .iter()
         .find(|ip| ip.is_ipv4() == local.is_ipv4())
         .map_or(local, |&ip| SocketAddr::new(ip, local.port()))
-}
-
-/// `waiting for camera: /dev/video0 is not present`
-fn waiting_for(what: &str, reason: &str) -> String {
-    let reason = reason.strip_prefix(what).unwrap_or(reason).trim_start();
-    format!("waiting for {what}: {reason}")
 }
 
 fn random_u32() -> u32 {

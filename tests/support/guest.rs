@@ -130,7 +130,9 @@ impl Guest {
             self.media_port
         );
         // A new name each time: the guest does not read again what it has read.
-        let file = tempfile::Builder::new().suffix(".toml").tempfile_in(&self.directory);
+        let file = tempfile::Builder::new()
+            .suffix(".toml")
+            .tempfile_in(&self.directory);
         let (mut file, path) = file
             .and_then(|file| file.keep().map_err(|kept| kept.error))
             .expect("the temporary directory is writable");
@@ -209,7 +211,10 @@ impl Drop for Guest {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "a failed test shows what the guest logged")]
+#[expect(
+    clippy::print_stderr,
+    reason = "a failed test shows what the guest logged"
+)]
 fn complain(who: &str, log: &str) {
     eprintln!("---- log of {who}\n{log}----");
 }
