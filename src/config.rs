@@ -85,7 +85,8 @@ pub enum Dialect {
 pub struct Server {
     /// Address and port of the page and the room server.
     pub listen: SocketAddr,
-    /// The key devices must know to enter a room of `roomcam serve`; empty: made at each start.
+    /// The key devices must know to enter a room of `roomcam serve`; empty: made at the first start
+    /// and kept in the state directory.
     pub device_key: Secret,
     /// Origins of other sites' pages that may connect, e.g. `https://example.org`.
     pub allowed_origins: Vec<String>,
@@ -298,7 +299,15 @@ impl Config {
     ///
     /// A message for people, over several lines.
     pub fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|e| e.to_string().trim_end().to_owned())
+        toml::from_str(text).map_err(|error| {
+            // Without the line itself, which may hold a key.
+            let before = error.span().and_then(|span| text.get(..span.start));
+            let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+            format!(
+                "line {line}: {}",
+                quote_no_secret(text, line, error.message())
+            )
+        })
     }
 
     /// Checks the ranges of all values.
@@ -368,6 +377,18 @@ impl Config {
     }
 }
 
+/// Returns `message`, unless it may quote the value of a key or password in line `line`.
+fn quote_no_secret<'a>(text: &str, line: usize, message: &'a str) -> &'a str {
+    let line = text.lines().nth(line - 1).unwrap_or_default();
+    let names_secret = ["key", "credential"].iter().any(|name| line.contains(name));
+    let names_no_value = message.starts_with("unknown field");
+    if names_secret && !names_no_value {
+        "not a text in quotes (the line is not shown: it holds a key)"
+    } else {
+        message
+    }
+}
+
 /// What a room may be called, in words.
 pub const ROOM_NAME_RULE: &str = "1 to 64 letters, digits, '-', '_' or '.'";
 
@@ -409,6 +430,20 @@ mod tests {
         let error = Config::parse("[video]\nfps = 30\nbitrate = 5\n").unwrap_err();
         assert!(error.contains("line 3"), "{error}");
         assert!(error.contains("bitrate_kbps"), "{error}");
+    }
+
+    #[test]
+    fn a_mistyped_key_is_not_quoted_into_the_log() {
+        for wrong in [
+            "key = hunter2",
+            "key = hunter2 \"",
+            "keyy = \"hunter2\"",
+            "key = 5",
+        ] {
+            let error = Config::parse(&format!("[room]\n\n{wrong}\n")).unwrap_err();
+            assert!(error.contains("line 3"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]

@@ -15,7 +15,6 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
-use url::Url;
 
 use crate::audio::capture::{AudioRequest, AudioStatus};
 use crate::config::{Config, Secret};
@@ -23,6 +22,7 @@ use crate::engine::{EngineChannels, EngineError, EngineOptions, Pulse};
 use crate::keys::{self, KeyError};
 use crate::rtp::{AudioFrame, VideoFrame};
 use crate::server::{Server, ServerError, ServerOptions};
+use crate::signaling::server_url::{BadServerUrl, parse_server_url};
 use crate::signaling::websocket::{LinkOptions, run_link};
 use crate::systemd::Notifier;
 use crate::video::capture::{CaptureRequest, CaptureStatus};
@@ -63,19 +63,14 @@ pub enum DaemonError {
     #[error(transparent)]
     Key(#[from] KeyError),
     /// The URL of the room server.
-    #[error("room.server = {url:?} is no URL: write it like wss://rooms.example.org/ws")]
-    ServerUrl {
-        /// As configured.
-        url: String,
-        /// What is wrong with it.
-        source: url::ParseError,
-    },
+    #[error(transparent)]
+    ServerUrl(#[from] BadServerUrl),
     /// Threads, signals, standard output.
     #[error("cannot start")]
     Start(#[from] io::Error),
-    /// A thread ended that never should.
-    #[error("bug: the media thread ended by itself")]
-    EngineEnded,
+    /// A thread ended that never should. systemd starts the daemon again.
+    #[error("bug: a thread ended by itself")]
+    ThreadEnded,
 }
 
 /// Runs the daemon until it is told to stop.
@@ -123,6 +118,9 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
                 if changed.is_err() {
                     break true;
                 }
+                if capture.threads.iter().any(JoinHandle::is_finished) {
+                    break true;
+                }
                 let pulse = pulses.borrow_and_update();
                 notifier.watchdog();
                 notifier.status(&pulse.summary);
@@ -149,7 +147,7 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
         tracing::warn!("something did not stop in time and is left behind");
     }
     if ended_by_itself {
-        return Err(DaemonError::EngineEnded);
+        return Err(DaemonError::ThreadEnded);
     }
     Ok(())
 }
@@ -161,8 +159,16 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
 /// [`DaemonError`] where it cannot start.
 pub async fn serve(config: Config) -> Result<(), DaemonError> {
     let mut stop = StopSignals::new()?;
-    let viewer_key = or_generate(&config.room.key)?;
-    let device_key = or_generate(&config.server.device_key)?;
+    let state = keys::state_directory();
+    let kept = |configured: &Secret, name| {
+        if configured.is_empty() {
+            keys::load_or_create(&state, name)
+        } else {
+            Ok(configured.clone())
+        }
+    };
+    let viewer_key = kept(&config.room.key, keys::VIEWER_KEY_FILE)?;
+    let device_key = kept(&config.server.device_key, keys::DEVICE_KEY_FILE)?;
     let server = Server::bind(ServerOptions {
         listen: config.server.listen,
         viewer_key: viewer_key.clone(),
@@ -171,18 +177,12 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
         ice_servers: config.webrtc.ice_servers,
     })
     .await?;
-    let page = page_url(server.local_addr(), &config.room.name, &viewer_key);
-    let origin = page.url.split('#').next().unwrap_or_default().to_owned();
-    let mut out = io::stdout().lock();
-    writeln!(out, "Viewers open  {}", page.url)?;
-    writeln!(
-        out,
-        "Devices run   roomcam run --server {origin} --room {} --key {}",
-        config.room.name,
-        device_key.expose()
+    announce_server(
+        server.local_addr(),
+        &config.room.name,
+        &viewer_key,
+        &device_key,
     )?;
-    out.flush()?;
-    drop(out);
     let (shutdown, shut) = watch::channel(false);
     let notifier = Notifier::from_env();
     notifier.ready();
@@ -230,11 +230,7 @@ impl Room {
             instance,
         };
         if !config.room.server.is_empty() {
-            let server =
-                Url::parse(&config.room.server).map_err(|source| DaemonError::ServerUrl {
-                    url: config.room.server.clone(),
-                    source,
-                })?;
+            let server = parse_server_url(&config.room.server)?;
             let is_local = match server.host() {
                 Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
                 Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
@@ -250,7 +246,7 @@ impl Room {
         let viewer_key = match mode {
             _ if !config.room.key.is_empty() => config.room.key.clone(),
             Mode::Demonstration => keys::generate()?,
-            Mode::Service => keys::load_or_create(&keys::state_directory())?,
+            Mode::Service => keys::load_or_create(&keys::state_directory(), keys::VIEWER_KEY_FILE)?,
         };
         let device_key = keys::generate()?;
         let server = Server::bind(ServerOptions {
@@ -264,8 +260,7 @@ impl Room {
         let address = server.local_addr();
         tasks.spawn(server.run(shut.clone()));
         let local = SocketAddr::new(reachable_from_here(address.ip()), address.port());
-        let url = format!("ws://{local}/ws");
-        let url = Url::parse(&url).map_err(|source| DaemonError::ServerUrl { url, source })?;
+        let url = parse_server_url(&format!("ws://{local}/ws"))?;
         Ok(Self {
             link: link(url, device_key),
             is_local: address.ip().is_loopback(),
@@ -281,12 +276,43 @@ fn announce(page: &Page, mode: Mode) -> io::Result<()> {
         writeln!(out, "Open {}", page.url)?;
     } else {
         // Standard output may be a log, and a log is no place for a key.
-        let key = keys::state_directory().join("key");
+        let key = keys::state_directory().join(keys::VIEWER_KEY_FILE);
         writeln!(
             out,
             "Open {} with the key of room.key or of {}",
             page.public_url,
             key.display()
+        )?;
+    }
+    out.flush()
+}
+
+/// Says where viewers and devices find the room server. Keys are for a person's eyes: standard output
+/// may be a log.
+fn announce_server(
+    address: SocketAddr,
+    room: &str,
+    viewer_key: &Secret,
+    device_key: &Secret,
+) -> io::Result<()> {
+    let page = page_url(address, room, viewer_key);
+    let origin = page.public_url.split("/#").next().unwrap_or_default();
+    let mut out = io::stdout().lock();
+    let (url, key) = if out.is_terminal() {
+        (page.url.as_str(), device_key.expose())
+    } else {
+        (page.public_url.as_str(), "DEVICE_KEY")
+    };
+    writeln!(out, "Viewers open  {url}")?;
+    writeln!(
+        out,
+        "Devices run   roomcam run --server {origin} --room {room} --key {key}"
+    )?;
+    if !out.is_terminal() {
+        writeln!(
+            out,
+            "The keys are those of the configuration, or in {}",
+            keys::state_directory().display()
         )?;
     }
     out.flush()
@@ -319,14 +345,6 @@ fn reachable_from_here(ip: IpAddr) -> IpAddr {
         IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
-    }
-}
-
-fn or_generate(key: &Secret) -> Result<Secret, KeyError> {
-    if key.is_empty() {
-        keys::generate()
-    } else {
-        Ok(key.clone())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Keys of rooms: made from the system's randomness, kept in the state directory.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ pub enum KeyError {
     Random(getrandom::Error),
     /// The key file cannot be read or written.
     #[error(
-        "cannot keep the room's key in {}: set room.key, or STATE_DIRECTORY to a directory that can be written",
+        "cannot keep a key in {}: set room.key (and server.device_key), or STATE_DIRECTORY to a directory that can be written",
         path.display()
     )]
     File {
@@ -44,13 +44,19 @@ pub fn generate() -> Result<Secret, KeyError> {
     Ok(Secret::new(digits.collect()))
 }
 
-/// Reads the key kept in `directory`, or makes one there that only its owner can read.
+/// Where the key of viewers is kept, within the state directory.
+pub const VIEWER_KEY_FILE: &str = "key";
+
+/// Where the key of devices is kept, for `roomcam serve`.
+pub const DEVICE_KEY_FILE: &str = "device-key";
+
+/// Reads the key kept as `name` in `directory`, or makes one there that only its owner can read.
 ///
 /// # Errors
 ///
 /// [`KeyError`]
-pub fn load_or_create(directory: &Path) -> Result<Secret, KeyError> {
-    let path = directory.join("key");
+pub fn load_or_create(directory: &Path, name: &str) -> Result<Secret, KeyError> {
+    let path = directory.join(name);
     let file_error = |source| KeyError::File {
         path: path.clone(),
         source,
@@ -58,26 +64,34 @@ pub fn load_or_create(directory: &Path) -> Result<Secret, KeyError> {
     match fs::metadata(&path) {
         Ok(metadata) if metadata.len() <= MAX_FILE_BYTES => {
             let text = fs::read_to_string(&path).map_err(file_error)?;
-            if text.trim().is_empty() {
-                return Err(file_error(io::Error::other("the file is empty: remove it")));
+            // An empty file is what a full disk leaves: made anew.
+            if !text.trim().is_empty() {
+                return Ok(Secret::new(text.trim().to_owned()));
             }
-            return Ok(Secret::new(text.trim().to_owned()));
         }
         Ok(_) => return Err(file_error(io::Error::other("the file is no key"))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(file_error(error)),
     }
     let key = generate()?;
-    fs::create_dir_all(directory).map_err(file_error)?;
+    store(directory, &path, &key).map_err(file_error)?;
+    Ok(key)
+}
+
+/// Writes the key so that a power cut leaves all of it or nothing.
+fn store(directory: &Path, path: &Path, key: &Secret) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    let unfinished = path.with_extension("new");
     let mut file = OpenOptions::new()
         .write(true)
-        .create_new(true)
+        .create(true)
+        .truncate(true)
         .mode(0o600)
-        .open(&path)
-        .map_err(file_error)?;
-    file.write_all(format!("{}\n", key.expose()).as_bytes())
-        .map_err(file_error)?;
-    Ok(key)
+        .open(&unfinished)?;
+    file.write_all(format!("{}\n", key.expose()).as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)?;
+    File::open(directory)?.sync_all()
 }
 
 /// Returns where state is kept: what systemd says, or the user's own.
@@ -100,9 +114,9 @@ mod tests {
     fn a_key_is_made_once_and_only_its_owner_can_read_it() {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().join("state");
-        let key = load_or_create(&state).unwrap();
+        let key = load_or_create(&state, VIEWER_KEY_FILE).unwrap();
         assert_eq!(key.expose().len(), 32);
-        assert_eq!(load_or_create(&state).unwrap(), key);
+        assert_eq!(load_or_create(&state, VIEWER_KEY_FILE).unwrap(), key);
         let mode = fs::metadata(state.join("key"))
             .unwrap()
             .permissions()
@@ -111,9 +125,14 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_key_file_is_no_key() {
+    fn a_key_file_that_a_power_cut_left_empty_is_made_anew() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("key"), "\n").unwrap();
-        assert!(load_or_create(directory.path()).is_err());
+        let key = load_or_create(directory.path(), VIEWER_KEY_FILE).unwrap();
+        assert_eq!(key.expose().len(), 32);
+        assert_eq!(
+            load_or_create(directory.path(), VIEWER_KEY_FILE).unwrap(),
+            key
+        );
     }
 }

@@ -33,20 +33,20 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Run(run) => {
             let config = run.into_config()?;
-            runtime()?.block_on(daemon::run(config, Mode::Service))?;
+            block_on(daemon::run(config, Mode::Service))??;
         }
         Command::Demo(demo) => {
             let config = demo.into_config()?;
-            runtime()?.block_on(daemon::run(config, Mode::Demonstration))?;
+            block_on(daemon::run(config, Mode::Demonstration))??;
         }
         Command::Serve(serve) => {
             let config = serve.into_config()?;
-            runtime()?.block_on(daemon::serve(config))?;
+            block_on(daemon::serve(config))??;
         }
         Command::Watch(options) => {
             let json = options.json;
             let mut out = std::io::stdout();
-            runtime()?.block_on(watch::run(options.into(), json, &mut out))?;
+            block_on(watch::run(options.into(), json, &mut out))??;
         }
         Command::Devices(devices) => inspect::devices(devices.json)?,
         Command::Check(check) => return inspect::check(check.config.as_ref()),
@@ -54,10 +54,14 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// One thread is enough: media has its own.
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
+/// Runs `work` on this thread, which is enough: media has its own.
+fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
-        .build()
+        .build()?;
+    let outcome = runtime.block_on(work);
+    // A name that is still being looked up must not hold up the end.
+    runtime.shutdown_background();
+    Ok(outcome)
 }

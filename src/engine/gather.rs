@@ -15,12 +15,23 @@ const LOCAL_ONLY: [&str; 7] = ["docker", "veth", "br-", "virbr", "cni", "flannel
 /// Returns whether a viewer elsewhere could reach an interface.
 #[must_use]
 pub fn is_useful(interface: &str, address: IpAddr) -> bool {
-    let local_only = LOCAL_ONLY.iter().any(|name| interface.starts_with(name));
     let routable = match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local() && !v4.is_unspecified(),
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local() && !v6.is_unspecified(),
     };
-    routable && !local_only
+    routable && !leads_nowhere(interface)
+}
+
+/// Returns whether a viewer at the other end of the cable could reach an interface that nobody gave
+/// an address to (RFC 3927).
+#[must_use]
+pub fn is_on_this_cable(interface: &str, address: IpAddr) -> bool {
+    let is_link_local = matches!(address, IpAddr::V4(v4) if v4.is_link_local());
+    is_link_local && !leads_nowhere(interface)
+}
+
+fn leads_nowhere(interface: &str) -> bool {
+    LOCAL_ONLY.iter().any(|name| interface.starts_with(name))
 }
 
 /// Returns the `candidate:…` line of an address of ours. `index` orders them: 0 is tried first.
@@ -156,6 +167,14 @@ mod tests {
         ] {
             assert!(!is_useful(name, ip(address)), "{name} {address}");
         }
+    }
+
+    #[test]
+    fn on_a_bare_cable_link_local_addresses_count() {
+        let address = IpAddr::from([169, 254, 3, 4]);
+        assert!(is_on_this_cable("usb0", address));
+        assert!(!is_on_this_cable("docker0", address));
+        assert!(!is_on_this_cable("lo", IpAddr::from([127, 0, 0, 1])));
     }
 
     /// RFC 5769 §2.2 and §2.3.

@@ -142,7 +142,13 @@ pub fn spawn(
     tracing::info!(port = port.port(), "media port opened");
     let thread = std::thread::Builder::new().name("engine".to_owned());
     Ok(thread.spawn(move || {
-        runtime.block_on(Engine::new(options, channels, certificate, port).run());
+        runtime.block_on(async move {
+            Engine::new(options, channels, certificate, port)
+                .run()
+                .await;
+        });
+        // A name that is still being looked up must not hold up the end.
+        runtime.shutdown_background();
     })?)
 }
 
@@ -186,9 +192,11 @@ impl Engine {
         certificate: Certificate,
         port: UdpPort,
     ) -> Self {
+        let mut reflexive = stun::Reflexive::new();
+        reflexive.add_servers(&options.webrtc.ice_servers, clock::now());
         Self {
             advertised: options.webrtc.advertised_addresses.clone(),
-            reflexive: stun::Reflexive::new(&options.webrtc.ice_servers),
+            reflexive,
             roster: Roster::new(options.webrtc.max_viewers),
             device: DeviceState {
                 camera: options.control.camera,
@@ -221,7 +229,8 @@ impl Engine {
                         session.with(|viewer| viewer.handle_audio(&frame));
                     }
                 }
-                Input::AudioLost | Input::Status | Input::Timer => {}
+                Input::Status => self.handle_status(),
+                Input::AudioLost | Input::Timer => {}
                 Input::Room(event) => self.handle_room_event(event, now),
                 Input::Datagrams => self.handle_datagrams(&mut buffer, now),
                 Input::Reflexive(address) => self.announce_reflexive(address),
@@ -298,12 +307,23 @@ impl Engine {
 
     fn handle_video(&mut self, frame: &Arc<VideoFrame>, now: Instant) {
         // A frame that was on its way when the camera was switched off is not shown.
-        if !self.device.camera {
+        if !self.channels.video_request.borrow().run || !self.device.camera {
             return;
         }
         self.gop.push(frame);
         for session in self.sessions.values_mut() {
             session.with(|viewer| viewer.handle_video(frame, now));
+        }
+    }
+
+    /// A newcomer must not be shown what a camera saw before it was closed or lost.
+    fn handle_status(&mut self) {
+        let is_live = matches!(
+            &*self.channels.video_status.borrow(),
+            CaptureStatus::Live { .. }
+        );
+        if !is_live {
+            self.gop.clear();
         }
     }
 
@@ -325,7 +345,7 @@ impl Engine {
             ..
         } = self;
         port.exchange(buffer, |local, peer, bytes| {
-            if reflexive.handle_response(peer, bytes) {
+            if reflexive.handle_response(peer, bytes, now) {
                 return;
             }
             let Some(session) = demux.route(peer, bytes) else {
@@ -346,7 +366,7 @@ impl Engine {
         match event {
             RoomEvent::Joined { ice_servers } => {
                 self.in_room = true;
-                self.reflexive.add_servers(&ice_servers);
+                self.reflexive.add_servers(&ice_servers, now);
             }
             RoomEvent::Disconnected => self.in_room = false,
             RoomEvent::ViewerJoined(viewer) => {
@@ -582,7 +602,7 @@ impl Engine {
         if !self.device.camera {
             self.gop.clear();
             for session in self.sessions.values_mut() {
-                session.with(|viewer| viewer.handle_lag(0));
+                session.with(Viewer::stop_video);
             }
         }
     }
@@ -593,6 +613,9 @@ impl Engine {
         let wanted = self.demand.poll(now);
         let keyframe = self.keyframes.poll(now);
         let camera = self.device.camera;
+        if !(wanted && camera) {
+            self.gop.clear();
+        }
         // full: coalesced
         self.channels.video_request.send_if_modified(|request| {
             let run = wanted && camera;

@@ -94,8 +94,8 @@ impl Session {
         if !self.dirty {
             return;
         }
-        let max_segments = port.max_segments();
         while let Some(Some(datagram)) = self.with(Viewer::poll_transmit) {
+            let max_segments = port.max_segments(datagram.peer);
             if !self.batch.takes(&datagram, max_segments) {
                 self.batch.send(port, advertised);
             }

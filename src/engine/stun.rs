@@ -1,8 +1,7 @@
 //! Asks STUN servers how they see the media port (RFC 8489), and asks again to keep the mapping.
 //!
-//! Names are resolved when the engine starts and when the room server hands out servers.
+//! A name that cannot be resolved is tried again: a Pi boots before its router does.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -14,66 +13,67 @@ use crate::signaling::IceServer;
 /// Most servers that are asked.
 const MAX_SERVERS: usize = 4;
 
-/// How often a server is asked: a NAT forgets an idle UDP mapping after 30 s or more.
+/// How often a server that answers is asked, and a failed name looked up: a NAT forgets an idle UDP
+/// mapping after 30 s or more.
 const INTERVAL: Duration = Duration::from_secs(20);
+
+/// How often a server is asked that has not answered yet (RFC 8489 §6.2.1 doubles from 500 ms).
+const FIRST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often it is asked at that pace, before it counts as dead for a while.
+const FIRST_REQUESTS: u32 = 5;
 
 const DEFAULT_PORT: u16 = 3478;
 
 /// Our addresses as STUN servers see them.
 #[derive(Debug)]
 pub(super) struct Reflexive {
-    asked: Vec<String>,
-    servers: BTreeMap<SocketAddr, Server>,
-    resolved: mpsc::Receiver<SocketAddr>,
-    resolver: mpsc::Sender<SocketAddr>,
+    servers: Vec<Server>,
+    resolved: mpsc::Receiver<(String, Option<SocketAddr>)>,
+    resolver: mpsc::Sender<(String, Option<SocketAddr>)>,
     news: Vec<SocketAddr>,
 }
 
 #[derive(Debug)]
 struct Server {
+    /// `host:port`
+    name: String,
+    address: Option<SocketAddr>,
+    /// When to look the name up, or ask; `None` while it is being looked up.
+    due: Option<Instant>,
     transaction: [u8; 12],
-    ask_at: Option<Instant>,
+    unanswered: u32,
     mapped: Option<SocketAddr>,
 }
 
 impl Reflexive {
-    pub(super) fn new(servers: &[IceServer]) -> Self {
-        let (resolver, resolved) = mpsc::channel(MAX_SERVERS * 2);
-        let mut reflexive = Self {
-            asked: Vec::new(),
-            servers: BTreeMap::new(),
+    pub(super) fn new() -> Self {
+        // full: awaits, in the task that looked it up
+        let (resolver, resolved) = mpsc::channel(MAX_SERVERS);
+        Self {
+            servers: Vec::new(),
             resolved,
             resolver,
             news: Vec::new(),
-        };
-        reflexive.add_servers(servers);
-        reflexive
+        }
     }
 
     /// Adds the `stun:` servers of a list; those known already are left alone.
-    pub(super) fn add_servers(&mut self, servers: &[IceServer]) {
-        let hosts = servers.iter().flat_map(|server| &server.urls);
-        for host in hosts.filter_map(|url| stun_host(url)) {
-            if self.asked.len() >= MAX_SERVERS || self.asked.contains(&host) {
+    pub(super) fn add_servers(&mut self, servers: &[IceServer], now: Instant) {
+        let urls = servers.iter().flat_map(|server| &server.urls);
+        for name in urls.filter_map(|url| stun_host(url)) {
+            let is_known = self.servers.iter().any(|server| server.name == name);
+            if is_known || self.servers.len() >= MAX_SERVERS {
                 continue;
             }
-            self.asked.push(host.clone());
-            let resolver = self.resolver.clone();
-            let resolve = async move {
-                match tokio::net::lookup_host(&host).await {
-                    Ok(mut addresses) => {
-                        if let Some(address) = addresses.find(SocketAddr::is_ipv4) {
-                            // full: dropped, these are more servers than are asked
-                            let sent = resolver.try_send(address).is_ok();
-                            tracing::debug!(host, %address, sent, "STUN server found");
-                        }
-                    }
-                    Err(error) => tracing::warn!(host, %error, "STUN server not found"),
-                }
-            };
-            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                drop(runtime.spawn(resolve));
-            }
+            self.servers.push(Server {
+                name,
+                address: None,
+                due: Some(now),
+                transaction: [0; 12],
+                unanswered: 0,
+                mapped: None,
+            });
         }
     }
 
@@ -83,66 +83,95 @@ impl Reflexive {
             if let Some(address) = self.news.pop() {
                 return address;
             }
-            match self.resolved.recv().await {
-                Some(server) if self.servers.len() < MAX_SERVERS => {
-                    self.servers.entry(server).or_insert(Server {
-                        transaction: [0; 12],
-                        ask_at: None,
-                        mapped: None,
-                    });
-                }
-                Some(_) => {}
-                None => std::future::pending().await,
+            let Some((name, address)) = self.resolved.recv().await else {
+                std::future::pending().await
+            };
+            let now = crate::clock::now();
+            if let Some(server) = self.servers.iter_mut().find(|s| s.name == name) {
+                server.address = address;
+                let wait = if address.is_some() {
+                    Duration::ZERO
+                } else {
+                    INTERVAL
+                };
+                server.due = Some(now + wait);
             }
         }
     }
 
     /// Returns when [`Self::poll_requests`] next has work.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.servers.values().filter_map(|s| s.ask_at).min()
+        self.servers.iter().filter_map(|server| server.due).min()
     }
 
-    /// Returns the requests that are due, and to whom.
+    /// Looks up the names that are due, and returns the requests that are, and to whom.
+    ///
+    /// Call it inside a runtime.
     pub(super) fn poll_requests(&mut self, now: Instant) -> Vec<(SocketAddr, [u8; 20])> {
         let mut requests = Vec::new();
-        for (&address, server) in &mut self.servers {
-            if server.ask_at.is_some_and(|at| at > now)
-                || getrandom::fill(&mut server.transaction).is_err()
-            {
+        for server in &mut self.servers {
+            if server.due.is_none_or(|due| due > now) {
                 continue;
             }
-            server.ask_at = Some(now + INTERVAL);
-            requests.push((address, gather::binding_request(server.transaction)));
+            let Some(address) = server.address else {
+                server.due = None;
+                tokio::spawn(resolve(server.name.clone(), self.resolver.clone()));
+                continue;
+            };
+            server.unanswered = server.unanswered.saturating_add(1);
+            let is_new = server.mapped.is_none() && server.unanswered <= FIRST_REQUESTS;
+            server.due = Some(now + if is_new { FIRST_INTERVAL } else { INTERVAL });
+            if getrandom::fill(&mut server.transaction).is_ok() {
+                requests.push((address, gather::binding_request(server.transaction)));
+            }
         }
         requests
     }
 
     /// Takes a datagram; returns whether it was for us.
-    pub(super) fn handle_response(&mut self, from: SocketAddr, bytes: &[u8]) -> bool {
-        let Some(server) = self.servers.get_mut(&from) else {
+    pub(super) fn handle_response(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) -> bool {
+        let mut servers = self.servers.iter_mut();
+        let Some((server, mapped)) = servers.find_map(|server| {
+            let mapped = (server.address == Some(from))
+                .then(|| gather::mapped_address(bytes, server.transaction))?;
+            mapped.map(|mapped| (server, mapped))
+        }) else {
             return false;
         };
-        let mapped = gather::mapped_address(bytes, server.transaction);
-        if mapped.is_some() && mapped != server.mapped {
-            server.mapped = mapped;
-            self.news.extend(mapped);
+        server.unanswered = 0;
+        server.due = Some(now + INTERVAL);
+        if server.mapped.replace(mapped) != Some(mapped) {
+            tracing::debug!(server = server.name, %mapped, "STUN server told our address");
+            self.news.push(mapped);
         }
-        mapped.is_some()
+        true
     }
 
     /// Returns our addresses as they are known now, numbered.
     pub(super) fn addresses(&self) -> impl Iterator<Item = (SocketAddr, u16)> {
-        let mut mapped: Vec<_> = self.servers.values().filter_map(|s| s.mapped).collect();
+        let mut mapped: Vec<_> = self.servers.iter().filter_map(|s| s.mapped).collect();
         mapped.sort_unstable();
         mapped.dedup();
         mapped.into_iter().zip(0..)
     }
 }
 
+async fn resolve(name: String, resolver: mpsc::Sender<(String, Option<SocketAddr>)>) {
+    let address = match tokio::net::lookup_host(&name).await {
+        Ok(mut addresses) => addresses.find(SocketAddr::is_ipv4),
+        Err(error) => {
+            tracing::debug!(name, %error, "STUN server not found, trying again");
+            None
+        }
+    };
+    if resolver.send((name, address)).await.is_err() {
+        tracing::debug!("the engine ended before a name was found");
+    }
+}
+
 /// `stun:host`, `stun:host:port` → `host:port`.
 fn stun_host(url: &str) -> Option<String> {
-    let rest = url.strip_prefix("stun:")?;
-    let host = rest.split('?').next()?;
+    let host = url.strip_prefix("stun:")?.split('?').next()?;
     if host.is_empty() || host.len() > 255 {
         return None;
     }
@@ -170,5 +199,49 @@ mod tests {
         );
         assert_eq!(stun_host("turn:a.example"), None);
         assert_eq!(stun_host("stun:"), None);
+    }
+
+    fn servers(url: &str) -> [IceServer; 1] {
+        [IceServer {
+            urls: vec![url.to_owned()],
+            ..IceServer::default()
+        }]
+    }
+
+    /// What a STUN server answers to `request` that sees us at 192.0.2.1:32853.
+    fn response(request: &[u8; 20]) -> Vec<u8> {
+        let mut bytes = request.to_vec();
+        bytes[0] = 1;
+        bytes[1] = 1;
+        bytes.extend([0, 0x20, 0, 8, 0, 1, 0xa1, 0x47, 0xe1, 0x12, 0xa6, 0x43]);
+        bytes
+    }
+
+    #[tokio::test]
+    async fn a_server_of_the_configuration_is_asked_until_it_answers() {
+        let t0 = crate::clock::now();
+        let mut reflexive = Reflexive::new();
+        reflexive.add_servers(&servers("stun:127.0.0.1:3478"), t0);
+        reflexive.add_servers(&servers("stun:127.0.0.1:3478"), t0);
+        assert_eq!(reflexive.servers.len(), 1);
+        assert!(reflexive.poll_requests(t0).is_empty(), "looked up first");
+        let found = reflexive.resolved.recv().await.unwrap();
+        reflexive.resolver.try_send(found).unwrap();
+        let waiting = tokio::time::timeout(Duration::from_millis(50), reflexive.next());
+        waiting.await.unwrap_err();
+
+        let now = crate::clock::now();
+        let first = reflexive.poll_requests(now);
+        let again = reflexive.poll_requests(now + FIRST_INTERVAL);
+        assert_eq!((first.len(), again.len()), (1, 1));
+        let (server, request) = again[0];
+        let stranger = SocketAddr::from(([192, 0, 2, 9], 3478));
+        assert!(!reflexive.handle_response(stranger, &response(&request), now));
+        assert!(!reflexive.handle_response(server, &response(&first[0].1), now));
+        assert!(reflexive.handle_response(server, &response(&request), now));
+        let ours = SocketAddr::from(([192, 0, 2, 1], 32853));
+        assert_eq!(reflexive.next().await, ours);
+        assert_eq!(reflexive.addresses().collect::<Vec<_>>(), [(ours, 0)]);
+        assert_eq!(reflexive.poll_timeout(), Some(now + INTERVAL));
     }
 }

@@ -24,6 +24,9 @@ const SOCKET_BUFFER_BYTES: usize = 1 << 20;
 /// full link; viewers ask for them again.
 const MAX_BACKLOG_BYTES: usize = 2 << 20;
 
+/// Most that waits for one viewer: nobody takes the place of all others.
+const MAX_BACKLOG_BYTES_PER_PEER: usize = MAX_BACKLOG_BYTES / 4;
+
 /// Buffers filled in one call.
 const RECEIVE_BATCH: usize = 4;
 
@@ -162,10 +165,14 @@ impl UdpPort {
             .any(|family| !family.backlog.is_empty())
     }
 
-    /// Returns how many datagrams one call can carry.
+    /// Returns how many datagrams one call to `peer` can carry.
     #[must_use]
-    pub fn max_segments(&self) -> usize {
-        self.v4.state.max_gso_segments()
+    pub fn max_segments(&self, peer: SocketAddr) -> usize {
+        let family = match &self.v6 {
+            Some(v6) if peer.is_ipv6() => v6,
+            _ => &self.v4,
+        };
+        family.state.max_gso_segments()
     }
 
     /// Returns the addresses that viewers could reach, in the order of preference.
@@ -261,7 +268,15 @@ impl Family {
             return;
         }
         // full: newest lost, the viewer asks for it again
-        if self.backlog_bytes + contents.len() > MAX_BACKLOG_BYTES {
+        let own: usize = self
+            .backlog
+            .iter()
+            .filter(|pending| pending.to == to)
+            .map(|pending| pending.contents.len())
+            .sum();
+        if self.backlog_bytes + contents.len() > MAX_BACKLOG_BYTES
+            || own + contents.len() > MAX_BACKLOG_BYTES_PER_PEER
+        {
             self.dropped += 1;
             tracing::debug!(dropped = self.dropped, "the network cannot take more");
             return;
@@ -285,24 +300,40 @@ impl Family {
 
     /// Returns false where the kernel asks to try later.
     fn try_send(&self, pending: &Pending, contents: &[u8]) -> bool {
-        let transmit = Transmit {
-            destination: pending.to,
-            ecn: None,
-            contents,
-            segment_size: pending.segment,
-            src_ip: pending.from,
-        };
-        let sent = self.socket.try_io(Interest::WRITABLE, || {
-            self.state.try_send((&self.socket).into(), &transmit)
-        });
-        match sent {
+        match self.send_once(pending, pending.segment, contents) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
             Err(error) => {
-                // No route, or the address is gone: ICE notices and tries another pair.
+                // Some network cards refuse segmentation offload: one by one, then. A lost single
+                // means no route, or a gone address: ICE notices and tries another pair.
                 tracing::debug!(%error, to = %pending.to, "could not send");
+                if let Some(segment) = pending.segment {
+                    for datagram in contents.chunks(segment) {
+                        if self.send_once(pending, None, datagram).is_err() {
+                            break;
+                        }
+                    }
+                }
                 true
             }
             Ok(()) => true,
         }
+    }
+
+    fn send_once(
+        &self,
+        pending: &Pending,
+        segment_size: Option<usize>,
+        contents: &[u8],
+    ) -> io::Result<()> {
+        let transmit = Transmit {
+            destination: pending.to,
+            ecn: None,
+            contents,
+            segment_size,
+            src_ip: pending.from,
+        };
+        self.socket.try_io(Interest::WRITABLE, || {
+            self.state.try_send((&self.socket).into(), &transmit)
+        })
     }
 }

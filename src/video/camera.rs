@@ -11,8 +11,10 @@ use bytes::Bytes;
 use super::convert::Converter;
 use super::format::{self, FourCc, Size};
 use super::openh264::OpenH264;
+use super::resume::Resume;
 use super::v4l2::{CodecControl, Device, Identity, Negotiated, Stream};
 use super::{AccessUnit, VideoError, VideoSource};
+use crate::h264::access_unit;
 use crate::{clock, config};
 
 /// Longest wait for a picture in one call, so that the capture thread notices that it is to stop.
@@ -36,6 +38,7 @@ pub(super) struct Camera {
     description: String,
     last_picture: Instant,
     damaged: u64,
+    resume: Resume,
 }
 
 #[derive(Debug)]
@@ -91,6 +94,7 @@ impl Camera {
             output,
             last_picture: clock::now(),
             damaged: 0,
+            resume: Resume::new(),
         })
     }
 
@@ -120,8 +124,27 @@ impl Camera {
                 tracing::warn!(camera = self.description, "skipped a damaged picture");
             }
         }
-        let coded = coded?;
-        Ok(coded.map(|data| AccessUnit { data, captured_at }))
+        let unit = coded?.map(|data| AccessUnit { data, captured_at });
+        Ok(match self.output {
+            Output::PassedThrough { .. } => self.decodable(unit, is_damaged),
+            Output::Encoded { .. } => unit,
+        })
+    }
+
+    /// Returns what of a passed-through stream can be shown, and asks for what cannot.
+    fn decodable(&mut self, unit: Option<AccessUnit>, is_damaged: bool) -> Option<AccessUnit> {
+        if is_damaged {
+            self.resume.handle_damage();
+        }
+        let unit = unit.filter(|unit| {
+            let contents = access_unit::contents(&unit.data);
+            // Parameter sets may come alone, in front of their picture.
+            !contents.has_picture || self.resume.handle_picture(contents.is_idr)
+        });
+        if self.resume.poll_request(clock::now()) {
+            self.request_keyframe();
+        }
+        unit
     }
 }
 

@@ -41,6 +41,9 @@ const PROVEN: Duration = Duration::from_secs(5);
 /// Longest sleep in one go between two attempts, so that a stop is noticed.
 const LONGEST_NAP: Duration = Duration::from_millis(100);
 
+/// The least time between the capture times of two pictures.
+const LEAST_STEP: Duration = Duration::from_millis(1);
+
 /// What is asked of the capture thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaptureRequest {
@@ -205,6 +208,7 @@ impl Capture {
         let mut packetizer = Packetizer::new(source.keyframes_on_demand());
         let mut bitrate_bps = self.bitrate_bps;
         let mut warned_of_b_slices = false;
+        let mut last_captured_at: Option<Instant> = None;
         // A fresh source starts with a keyframe unasked.
         let mut keyframe_serial = self.request.borrow().keyframe_serial;
         while let Some(request) = self.wanted() {
@@ -216,8 +220,14 @@ impl Capture {
                 bitrate_bps = request.bitrate_bps;
                 source.set_bitrate(bitrate_bps);
             }
-            let unit = source.next()?;
-            let Some(frame) = unit.and_then(|unit| packetizer.packetize(&unit)) else {
+            let Some(mut unit) = source.next()? else {
+                continue;
+            };
+            // Some drivers leave the time out at first: receivers drop what comes from the past.
+            let earliest = last_captured_at.map(|last| last + LEAST_STEP);
+            unit.captured_at = earliest.map_or(unit.captured_at, |at| unit.captured_at.max(at));
+            last_captured_at = Some(unit.captured_at);
+            let Some(frame) = packetizer.packetize(&unit) else {
                 continue;
             };
             if attempts.live_since.is_none() {

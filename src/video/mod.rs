@@ -32,6 +32,7 @@ mod metronome;
 pub mod openh264;
 pub mod pattern;
 pub mod replay;
+mod resume;
 pub mod test_card;
 pub mod timecode;
 mod v4l2;

@@ -49,6 +49,11 @@ impl KeyframeGate {
         was_open
     }
 
+    /// Closes until the next keyframe: the stream was stopped on purpose.
+    pub const fn close(&mut self) {
+        self.open = false;
+    }
+
     /// Returns whether the viewer is receiving.
     #[must_use]
     pub const fn is_open(&self) -> bool {

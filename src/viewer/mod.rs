@@ -202,6 +202,14 @@ impl Viewer {
         }
     }
 
+    /// The camera was switched off: what waits is not shown any more, and the next picture will be a
+    /// keyframe.
+    pub fn stop_video(&mut self) {
+        self.queue.clear();
+        self.queued_bytes = 0;
+        self.gate.close();
+    }
+
     /// Takes the next packet of sound. A lost one stands alone, so there is no queue.
     pub fn handle_audio(&mut self, frame: &AudioFrame) {
         if self.connected {

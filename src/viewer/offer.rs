@@ -9,6 +9,10 @@ pub const MAX_OFFER_BYTES: usize = 100 * 1024;
 /// Most m-lines an offer may have. A page that watches has three.
 pub const MAX_MEDIA: usize = 16;
 
+/// Most candidates of one viewer, in its offer or behind it. Browsers send about ten; each is
+/// checked from every address of ours.
+pub const MAX_CANDIDATES: usize = 64;
+
 /// Most lines an offer may have: a full one of Chromium's has about 250.
 const MAX_LINES: usize = 4_000;
 
@@ -27,8 +31,8 @@ pub enum OfferError {
     /// Over [`MAX_OFFER_BYTES`].
     #[error("the offer is over 100 kB")]
     TooLarge,
-    /// Over [`MAX_MEDIA`] m-lines or far too many lines.
-    #[error("the offer has too many m-lines or lines")]
+    /// Over [`MAX_MEDIA`] m-lines, [`MAX_CANDIDATES`] candidates or far too many lines.
+    #[error("the offer has too many m-lines, candidates or lines")]
     TooMany,
     /// Not SDP.
     #[error("the offer is no session description (RFC 8866)")]
@@ -70,7 +74,8 @@ pub fn read(sdp: &str) -> Result<Offer, OfferError> {
     if media == 0 {
         return Err(OfferError::NoMedia);
     }
-    if media > MAX_MEDIA {
+    let is_candidate = |line: &&str| line.starts_with("a=candidate:");
+    if media > MAX_MEDIA || sdp.lines().filter(is_candidate).count() > MAX_CANDIDATES {
         return Err(OfferError::TooMany);
     }
     let attribute = |name: &str| {
@@ -156,6 +161,9 @@ mod tests {
         assert_eq!(read(&mode_0), Err(OfferError::NoH264));
         let many = OFFER.to_owned() + &"m=audio 9 X 0\r\n".repeat(MAX_MEDIA);
         assert_eq!(read(&many), Err(OfferError::TooMany));
+        let candidate = "a=candidate:1 1 udp 1 192.0.2.1 9 typ host\r\n";
+        let candidates = OFFER.to_owned() + &candidate.repeat(MAX_CANDIDATES + 1);
+        assert_eq!(read(&candidates), Err(OfferError::TooMany));
         let huge = OFFER.to_owned() + &"a".repeat(MAX_OFFER_BYTES);
         assert_eq!(read(&huge), Err(OfferError::TooLarge));
     }

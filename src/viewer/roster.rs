@@ -6,14 +6,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::offer::Offer;
+use super::offer::{MAX_CANDIDATES, Offer};
 use crate::signaling::{CandidateInit, ViewerId};
 
 /// Most sessions of one viewer: a running one and two attempts to replace it.
 pub const MAX_SESSIONS_PER_VIEWER: usize = 3;
-
-/// Most candidates that are kept for one viewer before its offer. Browsers send about ten.
-pub const MAX_PARKED_CANDIDATES: usize = 64;
 
 /// Most viewers with parked candidates.
 const MAX_PARKING_VIEWERS: usize = 256;
@@ -52,6 +49,8 @@ pub struct Roster {
 struct Entry {
     viewer: ViewerId,
     offer: Offer,
+    /// Candidates that came behind the offer.
+    candidates: usize,
     connected: bool,
 }
 
@@ -86,10 +85,17 @@ impl Roster {
             .iter_mut()
             .find(|(_, e)| e.viewer == *viewer && e.offer.session == offer.session)
         {
+            if entry.offer.ufrag != offer.ufrag {
+                entry.candidates = 0;
+            }
             entry.offer = offer;
             return Admitted::Renegotiate(session);
         }
         let own = self.sessions_of(viewer);
+        // It tries again before the first attempt is up: perhaps for want of common cryptography.
+        self.has_failed |= own
+            .iter()
+            .any(|id| self.sessions.get(id).is_some_and(|e| !e.connected));
         if own.is_empty() && self.viewers() >= self.max_viewers {
             self.parked.remove(viewer);
             return Admitted::Full;
@@ -110,6 +116,7 @@ impl Roster {
             Entry {
                 viewer: viewer.clone(),
                 offer,
+                candidates: 0,
                 connected: false,
             },
         );
@@ -133,7 +140,9 @@ impl Roster {
             None => own().next_back(),
         };
         if let Some((&id, _)) = session {
-            return Some(id);
+            let entry = self.sessions.get_mut(&id)?;
+            entry.candidates += 1;
+            return (entry.candidates <= MAX_CANDIDATES).then_some(id);
         }
         let parking = self.parked.len();
         let parked = match self.parked.get_mut(viewer) {
@@ -141,7 +150,7 @@ impl Roster {
             None if parking < MAX_PARKING_VIEWERS => self.parked.entry(viewer.clone()).or_default(),
             None => return None,
         };
-        if parked.len() < MAX_PARKED_CANDIDATES {
+        if parked.len() < MAX_CANDIDATES {
             parked.push(candidate.clone());
         }
         None
@@ -325,15 +334,46 @@ mod tests {
     fn a_flood_of_early_candidates_is_bounded() {
         let mut roster = Roster::new(8);
         for v in 0..MAX_PARKING_VIEWERS * 2 {
-            for _ in 0..MAX_PARKED_CANDIDATES * 2 {
+            for _ in 0..MAX_CANDIDATES * 2 {
                 roster.handle_candidate(&viewer(&v.to_string()), &candidate(None));
             }
         }
         assert_eq!(roster.parked.len(), MAX_PARKING_VIEWERS);
-        assert_eq!(
-            roster.take_parked(&viewer("0")).len(),
-            MAX_PARKED_CANDIDATES
-        );
+        assert_eq!(roster.take_parked(&viewer("0")).len(), MAX_CANDIDATES);
+    }
+
+    #[test]
+    fn a_flood_of_late_candidates_is_bounded_until_a_restart() {
+        let mut roster = Roster::new(8);
+        let session = admit(&mut roster, "a", "1");
+        let a = viewer("a");
+        let taken = |roster: &mut Roster, ufrag: &str| {
+            (0..10_000)
+                .filter(|_| {
+                    roster
+                        .handle_candidate(&a, &candidate(Some(ufrag)))
+                        .is_some()
+                })
+                .count()
+        };
+        assert_eq!(taken(&mut roster, "u1"), MAX_CANDIDATES);
+        let restart = Offer {
+            session: "1".to_owned(),
+            ufrag: "restarted".to_owned(),
+        };
+        let again = roster.handle_offer(&a, restart);
+        assert_eq!(again, Admitted::Renegotiate(session));
+        assert_eq!(taken(&mut roster, "restarted"), MAX_CANDIDATES);
+    }
+
+    #[test]
+    fn a_viewer_that_tries_again_at_once_is_met_with_any_cryptography() {
+        let mut roster = Roster::new(8);
+        admit(&mut roster, "a", "1");
+        admit(&mut roster, "b", "1");
+        assert!(!roster.has_failed());
+        admit(&mut roster, "a", "2");
+        assert!(roster.has_failed());
     }
 
     #[test]

@@ -1,0 +1,79 @@
+//! What of a passed-through stream may be shown: nothing behind a damaged picture, until a keyframe.
+//!
+//! Every later picture refers to the missing one, and RTP sequence numbers would not show a gap: a
+//! viewer would look at mush and never ask. Pure.
+
+use std::time::{Duration, Instant};
+
+/// How often the camera is asked again for a keyframe it has not delivered.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// Follows one stream from its start, which is as good as damaged: the first picture must be a
+/// keyframe.
+#[derive(Debug)]
+pub(super) struct Resume {
+    waits: bool,
+    asked_at: Option<Instant>,
+}
+
+impl Resume {
+    pub(super) const fn new() -> Self {
+        Self {
+            waits: true,
+            asked_at: None,
+        }
+    }
+
+    /// A picture was damaged or lost.
+    pub(super) const fn handle_damage(&mut self) {
+        self.waits = true;
+    }
+
+    /// Takes the next whole picture; returns whether it may be shown.
+    pub(super) const fn handle_picture(&mut self, is_keyframe: bool) -> bool {
+        if is_keyframe {
+            self.waits = false;
+            self.asked_at = None;
+        }
+        !self.waits
+    }
+
+    /// Returns whether to ask the camera for a keyframe now.
+    pub(super) fn poll_request(&mut self, now: Instant) -> bool {
+        let due = self
+            .asked_at
+            .is_none_or(|at| now.saturating_duration_since(at) >= ASK_EVERY);
+        let asks = self.waits && due;
+        if asks {
+            self.asked_at = Some(now);
+        }
+        asks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_shown_between_a_damaged_picture_and_the_next_keyframe() {
+        let mut resume = Resume::new();
+        assert!(!resume.handle_picture(false), "nothing to start with");
+        assert!(resume.handle_picture(true));
+        assert!(resume.handle_picture(false));
+        resume.handle_damage();
+        assert!(!resume.handle_picture(false));
+        assert!(resume.handle_picture(true));
+    }
+
+    #[test]
+    fn the_camera_is_asked_once_a_second_until_it_delivers() {
+        let mut resume = Resume::new();
+        let t0 = crate::clock::now();
+        assert!(resume.poll_request(t0));
+        assert!(!resume.poll_request(t0 + ASK_EVERY / 2));
+        assert!(resume.poll_request(t0 + ASK_EVERY));
+        resume.handle_picture(true);
+        assert!(!resume.poll_request(t0 + ASK_EVERY * 9));
+    }
+}
