@@ -73,9 +73,7 @@ async fn a_camera_with_h264_is_passed_through_and_a_newcomer_starts_within_its_g
 async fn a_microphone_is_heard_without_a_camera() {
     let mut guest = Guest::start(&[SOUND_CARD]).await;
     play_a_tone(&mut guest);
-    guest.start_daemon(
-        "[video]\nsource = \"none\"\n[audio]\nsource = \"plughw:CARD=Loopback\"",
-    );
+    guest.start_daemon("[video]\nsource = \"none\"\n[audio]\nsource = \"plughw:CARD=Loopback\"");
 
     let mut viewer = join(&guest).await;
     let seen = until(&mut viewer, "hears", |seen| {
