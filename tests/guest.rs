@@ -73,9 +73,7 @@ async fn a_camera_with_h264_is_passed_through_and_a_newcomer_starts_within_its_g
 async fn a_microphone_is_heard_without_a_camera() {
     let mut guest = Guest::start(&[SOUND_CARD]).await;
     play_a_tone(&mut guest);
-    guest.start_daemon(
-        "[video]\nsource = \"none\"\n[audio]\nsource = \"plughw:CARD=Loopback,DEV=1\"",
-    );
+    guest.start_daemon("[video]\nsource = \"none\"\n[audio]\nsource = \"plughw:CARD=Loopback\"");
 
     let mut viewer = join(&guest).await;
     let seen = until(&mut viewer, "hears", |seen| {
@@ -306,7 +304,7 @@ fn start_h264_camera(guest: &mut Guest, gop: u64) {
 
 /// Plays into the sound card's output, which is its input.
 fn play_a_tone(guest: &mut Guest) {
-    guest.run("speaker-test -D hw:Loopback,0 -r 48000 -c 2 -t sine -f 440 >/run/tone 2>&1 &");
+    guest.run("speaker-test -D hw:Loopback,1 -r 48000 -c 2 -t sine -f 440 >/run/tone 2>&1 &");
 }
 
 /// Ends the daemon as systemd does; returns how long that took, by the guest's clock.
