@@ -8,6 +8,8 @@ mod guest;
 #[cfg(test)]
 mod layering;
 #[cfg(test)]
+mod refusals;
+#[cfg(test)]
 mod rooms;
 #[cfg(test)]
 mod support;

@@ -130,18 +130,29 @@ pub fn spawn(
     options: EngineOptions,
     channels: EngineChannels,
 ) -> Result<JoinHandle<()>, EngineError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()?;
     let certificate = Certificate::generate()?;
-    let port = {
-        let _guard = runtime.enter();
-        UdpPort::bind(options.webrtc.udp_port)?
-    };
-    tracing::info!(port = port.port(), "media port opened");
+    let (opened, is_open) = std::sync::mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name("engine".to_owned());
-    Ok(thread.spawn(move || {
+    let thread = thread.spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build();
+        let started = runtime.map_err(EngineError::from).and_then(|runtime| {
+            let port = {
+                let _guard = runtime.enter();
+                UdpPort::bind(options.webrtc.udp_port)?
+            };
+            Ok((runtime, port))
+        });
+        let (runtime, port) = match started {
+            Ok(started) => started,
+            Err(error) => return drop(opened.send(Err(error))),
+        };
+        tracing::info!(port = port.port(), "media port opened");
+        if opened.send(Ok(())).is_err() {
+            return;
+        }
         runtime.block_on(async move {
             Engine::new(options, channels, certificate, port)
                 .run()
@@ -149,7 +160,11 @@ pub fn spawn(
         });
         // A name that is still being looked up must not hold up the end.
         runtime.shutdown_background();
-    })?)
+    })?;
+    match is_open.recv() {
+        Ok(started) => started.map(|()| thread),
+        Err(_) => Err(io::Error::other("the thread ended at once").into()),
+    }
 }
 
 struct Engine {

@@ -1,0 +1,102 @@
+//! What cannot work is refused at once, in one line that names it and the remedy.
+
+use std::net::{TcpListener, UdpSocket};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// Runs the program with a configuration; it is expected to end by itself.
+fn refused(arguments: &[&str], configuration: &str) -> String {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("roomcam.toml");
+    std::fs::write(&file, configuration).unwrap();
+    let output: Output = Command::new(env!("CARGO_BIN_EXE_roomcam"))
+        .args(arguments)
+        .arg("--config")
+        .arg(&file)
+        .env("STATE_DIRECTORY", directory.path())
+        .env("ROOMCAM_LOG", "off")
+        .env_remove("RUST_BACKTRACE")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    errors
+}
+
+fn assert_names(refusal: &str, words: &[&str]) {
+    for word in words {
+        assert!(refusal.contains(word), "{word} in: {refusal}");
+    }
+}
+
+#[test]
+fn an_unknown_key_of_the_configuration() {
+    let refusal = refused(&["run"], "[video]\nfpss = 30\n");
+    assert_names(
+        &refusal,
+        &["roomcam.toml", "line 2", "`fpss`", "`bitrate_kbps`"],
+    );
+}
+
+#[test]
+fn a_value_out_of_range() {
+    let refusal = refused(&["run"], "[video]\nfps = 1000\n");
+    assert_names(&refusal, &["video.fps = 1000", "1 to 120"]);
+}
+
+#[test]
+fn a_mistyped_key_is_not_quoted() {
+    let refusal = refused(&["run"], "[room]\nkey = hunter2\n");
+    assert_names(&refusal, &["line 2"]);
+    assert!(!refusal.contains("hunter2"), "{refusal}");
+}
+
+#[test]
+fn a_port_in_use() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let refusal = refused(&["demo", "--listen", &address], "");
+    assert_names(&refusal, &[&address, "--listen"]);
+}
+
+#[test]
+fn a_media_port_in_use() {
+    let taken = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let configuration = format!("[webrtc]\nudp_port = {port}\n");
+    let refusal = refused(&["demo", "--listen", "127.0.0.1:0"], &configuration);
+    assert_names(&refusal, &[&port.to_string(), "webrtc.udp_port"]);
+}
+
+#[test]
+fn a_room_server_that_is_no_url() {
+    let refusal = refused(&["run", "--server", "pi:8080"], "");
+    assert_names(&refusal, &["pi:8080", "ws://HOST:PORT"]);
+}
+
+#[test]
+fn a_file_that_is_no_h264_is_found_by_check() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("text.h264");
+    std::fs::write(&file, "no pictures in here").unwrap();
+    let configuration = directory.path().join("roomcam.toml");
+    let source = format!(
+        "[video]\nsource = \"file:{}\"\n[audio]\nsource = \"tone\"\n",
+        file.display()
+    );
+    std::fs::write(&configuration, source).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_roomcam"))
+        .args(["check", "--config"])
+        .arg(&configuration)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let findings = String::from_utf8(output.stdout).unwrap();
+    assert_names(
+        &findings,
+        &["fault camera", "text.h264", "ok    microphone"],
+    );
+}
