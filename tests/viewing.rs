@@ -133,6 +133,27 @@ fn a_viewer_that_missed_frames_resumes_at_a_keyframe() {
 }
 
 #[test]
+fn the_picture_goes_on_through_renegotiation_and_ice_restart() {
+    for restart_ice in [false, true] {
+        let mut simulation = connected(14);
+        simulation.stream(SECOND);
+        simulation.renegotiate(restart_ice);
+        simulation.stream(2 * SECOND);
+        simulation.run(SECOND);
+        let (whole, sent) = (simulation.whole_frames(), simulation.frames_sent());
+        assert!(
+            whole + 10 >= sent,
+            "{whole} of {sent}, restart {restart_ice}"
+        );
+        assert!(!has_ended(&simulation));
+        simulation.send_pli();
+        simulation.events.clear();
+        simulation.run(SECOND);
+        assert_eq!(simulation.events, [ViewerEvent::KeyframeWanted]);
+    }
+}
+
+#[test]
 fn a_viewer_that_vanishes_is_noticed_within_15_seconds() {
     let mut simulation = connected(7);
     simulation.stream(SECOND);

@@ -178,6 +178,27 @@ impl Simulation {
         channel.send_text(self.now, text).unwrap();
     }
 
+    /// The browser makes a new offer on the running connection, with new ICE credentials or without.
+    pub(crate) fn renegotiate(&mut self, restart_ice: bool) {
+        if restart_ice {
+            self.browser.restart_ice();
+        }
+        let now = self.now;
+        let offer = self.browser.create_offer(None).unwrap();
+        self.browser.set_local_description(now, offer).unwrap();
+        let offer = self.browser.local_description().unwrap().sdp;
+        let answer = self.viewer.handle_offer(&offer, &[candidate(DEVICE)], now);
+        let answer = RTCSessionDescription::answer(answer.unwrap()).unwrap();
+        self.browser.set_remote_description(now, answer).unwrap();
+        if restart_ice {
+            let own = RTCIceCandidateInit {
+                candidate: candidate(BROWSER),
+                ..RTCIceCandidateInit::default()
+            };
+            self.browser.add_local_candidate(own).unwrap();
+        }
+    }
+
     /// The browser asks for a keyframe.
     pub(crate) fn send_pli(&mut self) {
         let pli = PictureLossIndication {
