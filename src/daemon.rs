@@ -16,8 +16,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::audio::capture::{AudioRequest, AudioStatus};
+use crate::audio::capture::AudioRequest;
 use crate::config::{Config, Secret};
+use crate::control::SourceStatus;
 use crate::engine::{EngineChannels, EngineError, EngineOptions, Pulse};
 use crate::keys::{self, KeyError};
 use crate::rtp::{AudioFrame, VideoFrame};
@@ -25,7 +26,7 @@ use crate::server::{Server, ServerError, ServerOptions};
 use crate::signaling::server_url::{BadServerUrl, parse_server_url};
 use crate::signaling::websocket::{LinkOptions, run_link};
 use crate::systemd::Notifier;
-use crate::video::capture::{CaptureRequest, CaptureStatus};
+use crate::video::capture::CaptureRequest;
 use crate::{audio, clock, engine, interfaces, video};
 
 /// Video frames between capture and engine. The engine takes each at once; a sixth of a second at
@@ -355,15 +356,15 @@ struct CaptureThreads {
         broadcast::Sender<Arc<VideoFrame>>,
         broadcast::Sender<Arc<AudioFrame>>,
     ),
-    _status: (watch::Sender<CaptureStatus>, watch::Sender<AudioStatus>),
+    _status: (watch::Sender<SourceStatus>, watch::Sender<SourceStatus>),
 }
 
 /// The engine's ends of the capture channels.
 struct CaptureChannels {
     video: broadcast::Receiver<Arc<VideoFrame>>,
     audio: broadcast::Receiver<Arc<AudioFrame>>,
-    video_status: watch::Receiver<CaptureStatus>,
-    audio_status: watch::Receiver<AudioStatus>,
+    video_status: watch::Receiver<SourceStatus>,
+    audio_status: watch::Receiver<SourceStatus>,
     video_request: watch::Sender<CaptureRequest>,
     audio_request: watch::Sender<AudioRequest>,
     shutdown: watch::Receiver<bool>,
@@ -399,8 +400,8 @@ fn start_capture(
     // full: oldest lost, viewers wait for a keyframe
     let (video_tx, video) = broadcast::channel(VIDEO_QUEUE);
     let (audio_tx, audio) = broadcast::channel(AUDIO_QUEUE);
-    let (video_status_tx, video_status) = watch::channel(CaptureStatus::Off);
-    let (audio_status_tx, audio_status) = watch::channel(AudioStatus::Off);
+    let (video_status_tx, video_status) = watch::channel(SourceStatus::Off);
+    let (audio_status_tx, audio_status) = watch::channel(SourceStatus::Off);
     let (video_request, video_requests) = watch::channel(CaptureRequest {
         run: false,
         shutdown: false,

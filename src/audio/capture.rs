@@ -23,6 +23,7 @@ use super::opus::Encoder;
 use super::{AudioError, AudioSource, FRAME_SAMPLES};
 use crate::clock;
 use crate::config;
+use crate::control::SourceStatus;
 use crate::rtp::AudioFrame;
 
 /// A replugged or freed microphone is heard again within this.
@@ -50,26 +51,6 @@ pub struct AudioRequest {
     pub shutdown: bool,
 }
 
-/// What the capture thread is doing.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub enum AudioStatus {
-    /// The microphone is closed, because nobody listens.
-    #[default]
-    Off,
-    /// Being opened for the first time since it was off.
-    Starting,
-    /// Frames are published, silent ones while muted.
-    Live {
-        /// What is captured and how.
-        description: String,
-    },
-    /// Missing, busy or failed; tried again and again.
-    Waiting {
-        /// Why, in words.
-        reason: String,
-    },
-}
-
 /// Starts the capture thread, which ends on `shutdown` or when the sender of `request` is gone.
 ///
 /// # Errors
@@ -80,7 +61,7 @@ pub fn spawn(
     runtime: tokio::runtime::Handle,
     request: watch::Receiver<AudioRequest>,
     frames: broadcast::Sender<Arc<AudioFrame>>,
-    status: watch::Sender<AudioStatus>,
+    status: watch::Sender<SourceStatus>,
 ) -> io::Result<JoinHandle<()>> {
     let bitrate_kbps = config.bitrate_kbps;
     let capture = Capture {
@@ -107,7 +88,7 @@ struct Capture<Open> {
     runtime: tokio::runtime::Handle,
     request: watch::Receiver<AudioRequest>,
     frames: broadcast::Sender<Arc<AudioFrame>>,
-    status: watch::Sender<AudioStatus>,
+    status: watch::Sender<SourceStatus>,
 }
 
 /// How long to wait before the source is opened again.
@@ -122,9 +103,9 @@ where
 {
     fn run(mut self) {
         while self.wait_until_wanted() {
-            self.set_status(AudioStatus::Starting);
+            self.set_status(SourceStatus::Starting);
             self.capture();
-            self.set_status(AudioStatus::Off);
+            self.set_status(SourceStatus::Off);
         }
     }
 
@@ -192,7 +173,7 @@ where
                     *failures = 0;
                     let description = source.description();
                     info!(source = %description, "sound is live");
-                    self.set_status(AudioStatus::Live { description });
+                    self.set_status(SourceStatus::Live { description });
                 }
             }
         }
@@ -202,7 +183,7 @@ where
     /// Tells why there is no sound: to people through the status, and once to the log.
     fn report(&self, error: &AudioError) {
         let reason = reason(error);
-        let changed = self.set_status(AudioStatus::Waiting {
+        let changed = self.set_status(SourceStatus::Waiting {
             reason: reason.clone(),
         });
         if !changed {
@@ -216,7 +197,7 @@ where
     }
 
     /// Returns whether that is news.
-    fn set_status(&self, status: AudioStatus) -> bool {
+    fn set_status(&self, status: SourceStatus) -> bool {
         self.status.send_if_modified(|current| {
             let changed = *current != status;
             *current = status;
@@ -338,7 +319,7 @@ mod tests {
     /// A capture thread, and all that the test needs to steer and watch it.
     struct Rig {
         request: watch::Sender<AudioRequest>,
-        status: watch::Receiver<AudioStatus>,
+        status: watch::Receiver<SourceStatus>,
         frames: broadcast::Receiver<Arc<AudioFrame>>,
         opened: mpsc::Receiver<Played>,
         /// What the next attempts to open fail with.
@@ -353,7 +334,7 @@ mod tests {
             .build()
             .unwrap();
         let (request, requested) = watch::channel(AudioRequest::default());
-        let (status_tx, status) = watch::channel(AudioStatus::default());
+        let (status_tx, status) = watch::channel(SourceStatus::Off);
         let (frames_tx, frames) = broadcast::channel(1_000);
         let (opened_tx, opened) = mpsc::channel();
         let (failures, failing) = mpsc::channel();
@@ -421,7 +402,7 @@ mod tests {
             (sum / samples.len() as f64).sqrt()
         }
 
-        fn wait_for(&self, expected: impl Fn(&AudioStatus) -> bool) -> AudioStatus {
+        fn wait_for(&self, expected: impl Fn(&SourceStatus) -> bool) -> SourceStatus {
             let until = clock::now() + DEADLINE;
             loop {
                 let status = self.status.borrow().clone();
@@ -441,7 +422,7 @@ mod tests {
         rig.ask(|request| request.shutdown = true);
         rig.thread.join().unwrap();
         assert!(rig.opened.try_recv().is_err());
-        assert_eq!(*rig.status.borrow(), AudioStatus::Off);
+        assert_eq!(*rig.status.borrow(), SourceStatus::Off);
     }
 
     #[test]
@@ -458,7 +439,7 @@ mod tests {
         microphone.play(20);
         assert!(rig.hear(10) > 3_000.0);
         let description = "a script".to_owned();
-        assert_eq!(*rig.status.borrow(), AudioStatus::Live { description });
+        assert_eq!(*rig.status.borrow(), SourceStatus::Live { description });
     }
 
     #[test]
@@ -505,13 +486,13 @@ mod tests {
         let reason = "microphone hw:1 is not present".to_owned();
         rig.wait_for(|status| {
             *status
-                == AudioStatus::Waiting {
+                == SourceStatus::Waiting {
                     reason: reason.clone(),
                 }
         });
         microphone.play(20);
         assert!(rig.hear(10) > 3_000.0);
-        rig.wait_for(|status| matches!(status, AudioStatus::Live { .. }));
+        rig.wait_for(|status| matches!(status, SourceStatus::Live { .. }));
     }
 
     #[test]
@@ -535,7 +516,7 @@ mod tests {
             rig.hear(1);
             rig.ask(|request| request.run = false);
             assert!(microphone.is_closed_within(DEADLINE));
-            rig.wait_for(|status| *status == AudioStatus::Off);
+            rig.wait_for(|status| *status == SourceStatus::Off);
         }
     }
 
@@ -546,7 +527,7 @@ mod tests {
         let error = AudioError::Encoder("no".to_owned());
         rig.failures.send(error).unwrap();
         rig.ask(|request| request.run = true);
-        rig.wait_for(|status| matches!(status, AudioStatus::Waiting { .. }));
+        rig.wait_for(|status| matches!(status, SourceStatus::Waiting { .. }));
         let asked_at = clock::now();
         rig.ask(|request| request.shutdown = true);
         rig.thread.join().unwrap();

@@ -30,7 +30,26 @@ impl DeviceState {
     }
 }
 
-/// Whether a source delivers.
+/// What a capture thread is doing with its source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceStatus {
+    /// Closed: switched off, or nobody watches.
+    Off,
+    /// Being opened; nothing was delivered yet.
+    Starting,
+    /// Delivering.
+    Live {
+        /// What is captured and how.
+        description: String,
+    },
+    /// Missing, busy or failed; tried again and again.
+    Waiting {
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+/// Whether a source delivers, as viewers are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceState {

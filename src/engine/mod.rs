@@ -23,16 +23,16 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tokio::sync::{broadcast, mpsc, watch};
 
-use crate::audio::capture::{AudioRequest, AudioStatus};
+use crate::audio::capture::AudioRequest;
 use crate::clock;
 use crate::config;
 use crate::control::demand::Demand;
 use crate::control::protocol::{self, Command};
-use crate::control::{DeviceState, Report};
+use crate::control::{DeviceState, Report, SourceStatus};
 use crate::rtp::gop::Gop;
 use crate::rtp::{AudioFrame, VideoFrame};
 use crate::signaling::{CandidateInit, RoomEvent, RoomMessage, ViewerId};
-use crate::video::capture::{CaptureRequest, CaptureStatus};
+use crate::video::capture::CaptureRequest;
 use crate::viewer::keyframes::KeyframeRequests;
 use crate::viewer::offer;
 use crate::viewer::roster::{Admitted, Roster, SessionId};
@@ -85,9 +85,9 @@ pub struct EngineChannels {
     /// Sound.
     pub audio: broadcast::Receiver<Arc<AudioFrame>>,
     /// What the camera does.
-    pub video_status: watch::Receiver<CaptureStatus>,
+    pub video_status: watch::Receiver<SourceStatus>,
     /// What the microphone does.
-    pub audio_status: watch::Receiver<AudioStatus>,
+    pub audio_status: watch::Receiver<SourceStatus>,
     /// What the camera is to do.
     pub video_request: watch::Sender<CaptureRequest>,
     /// What the microphone is to do.
@@ -335,7 +335,7 @@ impl Engine {
     fn handle_status(&mut self) {
         let is_live = matches!(
             &*self.channels.video_status.borrow(),
-            CaptureStatus::Live { .. }
+            SourceStatus::Live { .. }
         );
         if !is_live {
             self.gop.clear();

@@ -1,36 +1,19 @@
 //! What viewers and systemd are told: the device's switches and its sources, in words. Pure.
 
-use crate::audio::capture::AudioStatus;
-use crate::control::{DeviceState, Report, SourceState};
-use crate::video::capture::CaptureStatus;
+use crate::control::{DeviceState, Report, SourceState, SourceStatus};
 
 /// Returns the state that is pushed to viewers. `None` stands for a source that is not configured.
 pub(super) fn report(
     device: DeviceState,
     viewers: usize,
-    video: Option<&CaptureStatus>,
-    audio: Option<&AudioStatus>,
+    camera: Option<&SourceStatus>,
+    microphone: Option<&SourceStatus>,
 ) -> Report {
-    let (video, camera_detail) = match video {
-        None => (SourceState::None, None),
-        Some(_) if !device.camera => (SourceState::Off, None),
-        Some(CaptureStatus::Off) => (SourceState::Off, None),
-        Some(CaptureStatus::Starting) => (SourceState::Starting, None),
-        Some(CaptureStatus::Live { .. }) => (SourceState::Live, None),
-        Some(CaptureStatus::Waiting { reason }) => {
-            (SourceState::Waiting, Some(waiting_for("camera", reason)))
-        }
-    };
-    let (audio, microphone_detail) = match audio {
-        None => (SourceState::None, None),
-        Some(AudioStatus::Off) => (SourceState::Off, None),
-        Some(AudioStatus::Starting) => (SourceState::Starting, None),
-        Some(AudioStatus::Live { .. }) => (SourceState::Live, None),
-        Some(AudioStatus::Waiting { reason }) => (
-            SourceState::Waiting,
-            Some(waiting_for("microphone", reason)),
-        ),
-    };
+    let (mut video, mut camera_detail) = state_of("camera", camera);
+    if camera.is_some() && !device.camera {
+        (video, camera_detail) = (SourceState::Off, None);
+    }
+    let (audio, microphone_detail) = state_of("microphone", microphone);
     let details: Vec<_> = camera_detail.into_iter().chain(microphone_detail).collect();
     Report {
         device,
@@ -38,6 +21,18 @@ pub(super) fn report(
         video,
         audio,
         detail: details.join("; "),
+    }
+}
+
+fn state_of(what: &str, status: Option<&SourceStatus>) -> (SourceState, Option<String>) {
+    match status {
+        None => (SourceState::None, None),
+        Some(SourceStatus::Off) => (SourceState::Off, None),
+        Some(SourceStatus::Starting) => (SourceState::Starting, None),
+        Some(SourceStatus::Live { .. }) => (SourceState::Live, None),
+        Some(SourceStatus::Waiting { reason }) => {
+            (SourceState::Waiting, Some(waiting_for(what, reason)))
+        }
     }
 }
 
@@ -72,15 +67,15 @@ mod tests {
         muted: false,
     };
 
-    fn missing() -> CaptureStatus {
-        CaptureStatus::Waiting {
+    fn missing() -> SourceStatus {
+        SourceStatus::Waiting {
             reason: "camera /dev/video0 is not present".to_owned(),
         }
     }
 
     #[test]
     fn a_missing_camera_is_named_once_while_the_sound_plays() {
-        let live = AudioStatus::Live {
+        let live = SourceStatus::Live {
             description: "tone".to_owned(),
         };
         let report = report(ON, 1, Some(&missing()), Some(&live));

@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{broadcast, watch};
 
 use super::{VideoError, VideoSource};
+use crate::control::SourceStatus;
 use crate::rtp::VideoFrame;
 use crate::rtp::h264::Packetizer;
 use crate::{clock, config};
@@ -57,25 +58,6 @@ pub struct CaptureRequest {
     pub keyframe_serial: u64,
 }
 
-/// What the capture thread is doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CaptureStatus {
-    /// Nothing: nobody asks for pictures, and the camera is closed.
-    Off,
-    /// The source is being opened, or has not delivered yet.
-    Starting,
-    /// Frames are published.
-    Live {
-        /// What is captured and how, for people.
-        description: String,
-    },
-    /// There is no picture; it is tried again until there is.
-    Waiting {
-        /// Why, and what to do about it, for people.
-        reason: String,
-    },
-}
-
 /// Starts the thread `video`, which serves `request` until it asks for a shutdown or its sender is
 /// gone.
 ///
@@ -89,7 +71,7 @@ pub fn spawn(
     runtime: Handle,
     request: watch::Receiver<CaptureRequest>,
     frames: broadcast::Sender<Arc<VideoFrame>>,
-    status: watch::Sender<CaptureStatus>,
+    status: watch::Sender<SourceStatus>,
 ) -> io::Result<JoinHandle<()>> {
     let bitrate_bps = config.bitrate_kbps.saturating_mul(1_000);
     let capture = Capture {
@@ -108,7 +90,7 @@ struct Capture {
     runtime: Handle,
     request: watch::Receiver<CaptureRequest>,
     frames: broadcast::Sender<Arc<VideoFrame>>,
-    status: watch::Sender<CaptureStatus>,
+    status: watch::Sender<SourceStatus>,
     /// What a source aims at when it was just opened.
     bitrate_bps: u32,
 }
@@ -141,9 +123,9 @@ impl Attempts {
 impl Capture {
     fn run(mut self, mut open: impl FnMut() -> Result<Box<dyn VideoSource>, VideoError>) {
         while self.wait_until_wanted() {
-            self.report(CaptureStatus::Starting);
+            self.report(SourceStatus::Starting);
             self.serve(&mut open);
-            self.report(CaptureStatus::Off);
+            self.report(SourceStatus::Off);
             tracing::info!("camera closed");
         }
     }
@@ -190,7 +172,7 @@ impl Capture {
                 Err(error) => error,
             };
             let retry_in = attempts.failed(&error, clock::now());
-            self.report(CaptureStatus::Waiting {
+            self.report(SourceStatus::Waiting {
                 reason: reason(&error),
             });
             if !self.nap(retry_in) {
@@ -232,7 +214,7 @@ impl Capture {
             };
             if attempts.live_since.is_none() {
                 attempts.live_since = Some(clock::now());
-                self.report(CaptureStatus::Live {
+                self.report(SourceStatus::Live {
                     description: source.description(),
                 });
             }
@@ -264,7 +246,7 @@ impl Capture {
     }
 
     /// Tells everyone, and the log once, when something has changed.
-    fn report(&self, status: CaptureStatus) {
+    fn report(&self, status: SourceStatus) {
         let changed = self.status.send_if_modified(|current| {
             let changed = *current != status;
             if changed {
@@ -273,10 +255,10 @@ impl Capture {
             changed
         });
         match status {
-            CaptureStatus::Live { description } if changed => {
+            SourceStatus::Live { description } if changed => {
                 tracing::info!(camera = description, "camera live");
             }
-            CaptureStatus::Waiting { reason } if changed => {
+            SourceStatus::Waiting { reason } if changed => {
                 tracing::warn!(reason, "waiting for camera");
             }
             _ => {}
@@ -380,7 +362,7 @@ mod tests {
         runtime: Runtime,
         request: watch::Sender<CaptureRequest>,
         frames: broadcast::Receiver<Arc<VideoFrame>>,
-        status: watch::Receiver<CaptureStatus>,
+        status: watch::Receiver<SourceStatus>,
         record: Arc<Record>,
         thread: Option<JoinHandle<()>>,
     }
@@ -400,7 +382,7 @@ mod tests {
                 keyframe_serial: 0,
             });
             let (frames_in, frames) = broadcast::channel(1_024);
-            let (status_in, status) = watch::channel(CaptureStatus::Off);
+            let (status_in, status) = watch::channel(SourceStatus::Off);
             let record = Arc::new(Record::default());
             let capture = Capture {
                 runtime: runtime.handle().clone(),
@@ -438,7 +420,7 @@ mod tests {
             self.request.send_modify(change);
         }
 
-        fn wait_for(&mut self, wanted: impl FnMut(&CaptureStatus) -> bool) -> CaptureStatus {
+        fn wait_for(&mut self, wanted: impl FnMut(&SourceStatus) -> bool) -> SourceStatus {
             let wait = self.status.wait_for(wanted);
             let limit = Duration::from_secs(20);
             let seen = self
@@ -448,7 +430,7 @@ mod tests {
         }
 
         fn wait_until_live(&mut self) {
-            self.wait_for(|s| matches!(s, CaptureStatus::Live { .. }));
+            self.wait_for(|s| matches!(s, SourceStatus::Live { .. }));
         }
 
         fn next_frame(&mut self) -> Arc<VideoFrame> {
@@ -488,7 +470,7 @@ mod tests {
             bench.wait_until_live();
             assert_eq!(bench.record.opened.load(Ordering::SeqCst), round);
             bench.ask(|r| r.run = false);
-            bench.wait_for(|s| *s == CaptureStatus::Off);
+            bench.wait_for(|s| *s == SourceStatus::Off);
             assert_eq!(bench.record.open_now.load(Ordering::SeqCst), 0);
         }
         bench.ask(|r| r.shutdown = true);
@@ -515,12 +497,12 @@ mod tests {
         };
         let mut bench = Bench::with([Attempt::Fails(driver)]);
         bench.ask(|r| r.run = true);
-        let status = bench.wait_for(|s| matches!(s, CaptureStatus::Waiting { .. }));
+        let status = bench.wait_for(|s| matches!(s, SourceStatus::Waiting { .. }));
         let reason = "camera /dev/video0: VIDIOC_STREAMON failed: \
                       No space left on device (os error 28)";
         assert_eq!(
             status,
-            CaptureStatus::Waiting {
+            SourceStatus::Waiting {
                 reason: reason.to_owned()
             }
         );
@@ -567,9 +549,9 @@ mod tests {
         };
         let mut bench = Bench::with([hopeless(), hopeless(), hopeless()]);
         bench.ask(|r| r.run = true);
-        bench.wait_for(|s| matches!(s, CaptureStatus::Waiting { .. }));
+        bench.wait_for(|s| matches!(s, SourceStatus::Waiting { .. }));
         bench.ask(|r| r.run = false);
-        bench.wait_for(|s| *s == CaptureStatus::Off);
+        bench.wait_for(|s| *s == SourceStatus::Off);
         bench.ask(|r| r.shutdown = true);
         assert!(
             bench.join() < Duration::from_secs(4),
@@ -589,7 +571,7 @@ mod tests {
             keyframe_serial: 0,
         });
         let (frames_in, mut frames) = broadcast::channel(64);
-        let (status_in, status) = watch::channel(CaptureStatus::Off);
+        let (status_in, status) = watch::channel(SourceStatus::Off);
         let config = config::Video {
             source: "pattern".to_owned(),
             width: 64,
@@ -603,10 +585,10 @@ mod tests {
         assert!(first.is_keyframe && first.keyframes_on_demand);
         assert!(!frames.blocking_recv().unwrap().is_keyframe);
         let description = "test picture 64x64 at 120 fps, encoded by OpenH264".to_owned();
-        assert_eq!(*status.borrow(), CaptureStatus::Live { description });
+        assert_eq!(*status.borrow(), SourceStatus::Live { description });
         request.send_modify(|r| r.shutdown = true);
         thread.join().unwrap();
-        assert_eq!(*status.borrow(), CaptureStatus::Off);
+        assert_eq!(*status.borrow(), SourceStatus::Off);
     }
 
     #[test]
