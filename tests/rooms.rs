@@ -353,6 +353,22 @@ async fn a_full_room_is_told_and_closed() {
 }
 
 #[tokio::test]
+async fn a_peer_that_holds_260_idle_connections_keeps_nobody_out() {
+    let host = Host::start().await;
+    let (mut device, _) = host.device("one").await;
+    let mut idle = Vec::new();
+    for _ in 0..260 {
+        idle.push(TcpStream::connect(host.address).await.unwrap());
+    }
+    let viewer = host.viewer().await;
+    assert_eq!(device.hear().await["id"], viewer.id.as_str());
+    let (_, joined) = host.device("one").await;
+    assert_eq!(joined["type"], "joined");
+    assert_eq!(soon(idle[0].read(&mut [0; 1])).await.unwrap(), 0, "closed");
+    host.stop().await;
+}
+
+#[tokio::test]
 async fn the_same_device_takes_its_own_place_and_another_is_refused() {
     let host = Host::start().await;
     let (mut old, joined) = host.device("one").await;

@@ -2,7 +2,6 @@
 //!
 //! Pages are in the binary, so they work offline and always fit it.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
@@ -25,22 +24,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{self, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::guard::{Guard, plain_host};
-use super::guesses::network_of;
+use super::places::{Places, Ticket};
 use super::rooms::Rooms;
 use super::websocket::{Input, MAX_QUEUED_INPUTS, run_rooms, serve_client, stopped};
 use super::{ServerError, ServerOptions};
 use crate::signaling::MAX_MESSAGE_BYTES;
-
-/// How many connections there may be in all; further ones are closed at once.
-const MAX_CONNECTIONS: usize = 256;
-
-/// How many of them from one network. Not for loopback, where a proxy brings everybody.
-const MAX_CONNECTIONS_PER_NETWORK: usize = 32;
 
 /// How long a request's head may take, and how long a connection may idle before it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -144,20 +137,22 @@ impl Server {
         let router = router(Arc::clone(&self.guard));
         let mut rooms = JoinSet::new();
         rooms.spawn(run_rooms(self.rooms, queue));
-        let mut connections = Connections::default();
+        let mut places = Places::default();
+        let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, peer)) => {
                         let address = peer.ip().to_canonical();
-                        if connections.has_room_for(address) {
+                        if let Some(ticket) = places.take(address) {
                             let connection = Connection {
                                 address,
                                 router: router.clone(),
                                 inputs: inputs.clone(),
+                                ticket,
                                 shutdown: shutdown.clone(),
                             };
-                            connections.spawn(address, connection.serve(stream));
+                            connections.spawn(connection.serve(stream));
                         } else {
                             debug!(%address, "too many connections, closed one");
                         }
@@ -167,15 +162,17 @@ impl Server {
                         sleep(ACCEPT_PAUSE).await;
                     }
                 },
-                Some(ended) = connections.tasks.join_next_with_id() => connections.forget(ended),
+                Some(ended) = connections.join_next() => if let Err(error) = ended {
+                    warn!(%error, "a connection ended by a bug of ours");
+                },
                 () = stopped(&mut shutdown) => break,
             }
         }
         drop((self.listener, inputs));
-        let all = async { while connections.tasks.join_next().await.is_some() {} };
+        let all = async { while connections.join_next().await.is_some() {} };
         if timeout(SHUTDOWN_TIMEOUT, all).await.is_err() {
             debug!(
-                left = connections.tasks.len(),
+                left = connections.len(),
                 "cut connections that did not close"
             );
         }
@@ -196,43 +193,12 @@ fn remedy(kind: ErrorKind) -> &'static str {
     }
 }
 
-/// All connections, and where they come from.
-#[derive(Debug, Default)]
-struct Connections {
-    tasks: JoinSet<()>,
-    networks: HashMap<task::Id, IpAddr>,
-}
-
-impl Connections {
-    fn has_room_for(&self, address: IpAddr) -> bool {
-        let network = network_of(address);
-        let same = self.networks.values().filter(|n| **n == network).count();
-        self.tasks.len() < MAX_CONNECTIONS
-            && (address.is_loopback() || same < MAX_CONNECTIONS_PER_NETWORK)
-    }
-
-    fn spawn(&mut self, address: IpAddr, connection: impl Future<Output = ()> + Send + 'static) {
-        let id = self.tasks.spawn(connection).id();
-        self.networks.insert(id, network_of(address));
-    }
-
-    fn forget(&mut self, ended: Result<(task::Id, ()), task::JoinError>) {
-        let id = match ended {
-            Ok((id, ())) => id,
-            Err(error) => {
-                warn!(%error, "a connection ended by a bug of ours");
-                error.id()
-            }
-        };
-        self.networks.remove(&id);
-    }
-}
-
 /// One TCP connection: some requests, and perhaps a WebSocket after them.
 struct Connection {
     address: IpAddr,
     router: Router,
     inputs: mpsc::Sender<Input>,
+    ticket: Ticket,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -246,7 +212,7 @@ impl Connection {
             debug!(%error, "cannot set TCP_NODELAY");
         }
         let (upgraded, mut sockets) = mpsc::channel(1);
-        let router = TowerToHyperService::new(self.router);
+        let router = TowerToHyperService::new(self.router.clone());
         let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(Upgraded(upgraded.clone()));
             router.call(request)
@@ -263,10 +229,21 @@ impl Connection {
                     debug!(address = %self.address, %error, "bad HTTP");
                 }
             }
+            () = self.ticket.is_withdrawn() => {
+                debug!(address = %self.address, "had not joined, closed for a newcomer");
+                return;
+            }
             () = stopped(&mut self.shutdown) => {}
         }
         if let Some(socket) = sockets.recv().await {
-            serve_client(socket, self.address, self.inputs, self.shutdown).await;
+            let Self {
+                address,
+                inputs,
+                ticket,
+                shutdown,
+                ..
+            } = self;
+            serve_client(socket, address, inputs, ticket, shutdown).await;
         }
     }
 }

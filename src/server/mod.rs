@@ -1,7 +1,7 @@
 //! The embedded room server: the page, and the rooms in which viewers and devices meet.
 //!
 //! `rooms.rs` decides who is where and what is passed on to whom, `protocol.rs` has the texts,
-//! `guesses.rs` and `guard.rs` keep strangers out; `http.rs` listens, `websocket.rs` moves the
+//! `guesses.rs`, `guard.rs` and `places.rs` keep strangers out; `http.rs` listens, `websocket.rs` moves the
 //! texts. Speaks `docs/signaling.md`. No TLS: that is for a proxy in front.
 
 use std::net::SocketAddr;
@@ -12,6 +12,7 @@ use crate::signaling::IceServer;
 pub mod guard;
 pub mod guesses;
 pub mod http;
+pub mod places;
 pub mod protocol;
 pub mod rooms;
 pub mod websocket;

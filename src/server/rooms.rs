@@ -35,6 +35,10 @@ pub const MAX_ROOM_VIEWERS: usize = 64;
 /// sends about 20 when it joins.
 pub const MAX_MESSAGES_PER_SECOND: usize = 50;
 
+/// How many bytes of messages a viewer may send within a second, so that no viewer alone fills
+/// what waits for the device. An offer has up to 100 kB, a candidate 200 bytes.
+pub const MAX_VIEWER_BYTES_PER_SECOND: usize = 256 * 1024;
+
 /// How many candidates a viewer may send for one offer. Chromium has about 10 on a laptop.
 pub const MAX_CANDIDATES_PER_OFFER: usize = 200;
 
@@ -52,6 +56,9 @@ pub enum Output {
         client: ClientId,
         /// What.
         text: String,
+        /// The viewer that says it to the device. If it does not fit, [`Rooms::handle_overflow`]
+        /// ends this one: a device must not be closed for what viewers say.
+        viewer: Option<ClientId>,
     },
     /// Close the connection once everything so far is sent.
     Close {
@@ -76,8 +83,25 @@ pub struct Rooms {
 struct Client {
     address: IpAddr,
     state: State,
-    /// The second in which messages are counted, and how many came.
-    second: (Instant, usize),
+    second: Second,
+}
+
+/// The second in which messages are counted, and what came in it.
+#[derive(Debug)]
+struct Second {
+    since: Instant,
+    messages: usize,
+    bytes: usize,
+}
+
+impl Second {
+    const fn new(since: Instant) -> Self {
+        Self {
+            since,
+            messages: 0,
+            bytes: 0,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -125,11 +149,10 @@ impl Rooms {
     pub fn handle_opened(&mut self, client: ClientId, address: IpAddr, now: Instant) {
         let deadline = now + JOIN_TIMEOUT;
         let state = State::Arriving { deadline };
-        let second = (now, 0);
         let newcomer = Client {
             address,
             state,
-            second,
+            second: Second::new(now),
         };
         self.clients.insert(client, newcomer);
     }
@@ -143,13 +166,23 @@ impl Rooms {
         if matches!(entry.state, State::Leaving) {
             return;
         }
-        if now.duration_since(entry.second.0) >= Duration::from_secs(1) {
-            entry.second = (now, 0);
+        let second = &mut entry.second;
+        if now.duration_since(second.since) >= Duration::from_secs(1) {
+            *second = Second::new(now);
         }
-        entry.second.1 += 1;
-        if entry.second.1 > allowed {
-            let message = format!("more than {allowed} messages in a second");
-            self.refuse(client, &Refusal::new("too-fast", message));
+        second.messages += 1;
+        second.bytes += message.len();
+        let is_device = matches!(entry.state, State::Device { .. });
+        let excess = if second.messages > allowed {
+            Some(format!("more than {allowed} messages in a second"))
+        } else if !is_device && second.bytes > MAX_VIEWER_BYTES_PER_SECOND {
+            let limit = MAX_VIEWER_BYTES_PER_SECOND;
+            Some(format!("more than {limit} bytes in a second"))
+        } else {
+            None
+        };
+        if let Some(excess) = excess {
+            self.refuse(client, &Refusal::new("too-fast", excess));
             return;
         }
         let message = match parse(message) {
@@ -195,6 +228,12 @@ impl Rooms {
         self.refuse(client, &Refusal::new("too-large", message));
     }
 
+    /// Takes note that what a viewer said did not fit into what waits for the device.
+    pub fn handle_overflow(&mut self, viewer: ClientId) {
+        let message = "the device does not keep up with what its viewers say";
+        self.refuse(viewer, &Refusal::new("too-fast", message));
+    }
+
     /// Takes note that a connection ended, by whichever side.
     pub fn handle_closed(&mut self, client: ClientId) {
         self.leave_room(client, "lost");
@@ -237,6 +276,13 @@ impl Rooms {
     /// Returns the next thing to do, or `None` once everything so far is done.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
+    }
+
+    /// Returns whether `client` is in a room: it knew a key.
+    #[must_use]
+    pub fn is_inside(&self, client: ClientId) -> bool {
+        let state = self.clients.get(&client).map(|c| &c.state);
+        matches!(state, Some(State::Viewer { .. } | State::Device { .. }))
     }
 
     fn allowed_per_second(&self, client: ClientId) -> usize {
@@ -382,7 +428,11 @@ impl Rooms {
             }
         };
         match self.rooms.get(room).and_then(|r| r.device.as_ref()) {
-            Some(device) => send(&mut self.outputs, device.client, &relayed),
+            Some(device) => self.outputs.push_back(Output::Send {
+                client: device.client,
+                text: relayed.to_text(),
+                viewer: Some(client),
+            }),
             None if matches!(content, Content::Offer(_)) => {
                 let refusal = Refusal::new("no-device", "no device is in this room");
                 self.complain(client, &refusal);
@@ -511,8 +561,11 @@ fn viewer_id(client: ClientId) -> String {
 }
 
 fn send(outputs: &mut VecDeque<Output>, client: ClientId, message: &ServerMessage<'_>) {
-    let text = message.to_text();
-    outputs.push_back(Output::Send { client, text });
+    outputs.push_back(Output::Send {
+        client,
+        text: message.to_text(),
+        viewer: None,
+    });
 }
 
 #[cfg(test)]

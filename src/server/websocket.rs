@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::extract::ws::{Message, WebSocket};
@@ -15,6 +16,7 @@ use tokio::time::{sleep_until, timeout};
 use tokio_tungstenite::tungstenite;
 use tracing::debug;
 
+use super::places::Ticket;
 use super::rooms::{ClientId, Output, Rooms};
 use crate::clock;
 use crate::signaling::keepalive::{Due, KeepAlive};
@@ -24,6 +26,11 @@ const MAX_QUEUED_TEXTS: usize = 1024;
 
 /// How many bytes of text may wait for one client: 8 texts of the largest size.
 const MAX_QUEUED_BYTES: usize = 1024 * 1024;
+
+/// How much of both is kept free of what viewers say: for the room's news, which has to fit or
+/// the device is closed. 128 viewers come and go in it.
+const RESERVED_TEXTS: usize = 256;
+const RESERVED_BYTES: usize = 64 * 1024;
 
 /// How many reports of clients may wait for the rooms; then their sockets wait.
 pub const MAX_QUEUED_INPUTS: usize = 256;
@@ -73,6 +80,8 @@ pub enum Input {
 pub struct Outgoing {
     texts: mpsc::Sender<Queued>,
     budget: Arc<Semaphore>,
+    /// Whether the client is in a room.
+    inside: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -82,10 +91,21 @@ struct Queued {
 }
 
 impl Outgoing {
-    fn new() -> (Self, mpsc::Receiver<Queued>) {
+    fn new(inside: Arc<AtomicBool>) -> (Self, mpsc::Receiver<Queued>) {
         let (texts, queue) = mpsc::channel(MAX_QUEUED_TEXTS);
-        let budget = Arc::new(Semaphore::new(MAX_QUEUED_BYTES));
-        (Self { texts, budget }, queue)
+        let outgoing = Self {
+            texts,
+            budget: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)),
+            inside,
+        };
+        (outgoing, queue)
+    }
+
+    /// Returns whether `text`, which a viewer says, could be queued. Leaves the reserve alone.
+    fn relay(&self, text: String) -> bool {
+        self.texts.capacity() > RESERVED_TEXTS
+            && self.budget.available_permits() >= text.len() + RESERVED_BYTES
+            && self.send(text) // full: ends the viewer
     }
 
     /// Returns whether `text` could be queued.
@@ -110,11 +130,31 @@ pub async fn run_rooms(mut rooms: Rooms, mut inputs: mpsc::Receiver<Input>) {
     loop {
         while let Some(output) = rooms.poll_output() {
             match output {
-                Output::Send { client, text } => {
-                    if clients.get(&client).is_some_and(|c| !c.send(text)) {
-                        debug!(?client, "does not read, closed");
-                        clients.remove(&client);
-                        rooms.handle_closed(client);
+                Output::Send {
+                    client,
+                    text,
+                    viewer,
+                } => {
+                    let Some(outgoing) = clients.get(&client) else {
+                        continue;
+                    };
+                    let inside = rooms.is_inside(client);
+                    outgoing.inside.store(inside, Ordering::Relaxed);
+                    let fits = match viewer {
+                        Some(_) => outgoing.relay(text),
+                        None => outgoing.send(text),
+                    };
+                    match viewer {
+                        _ if fits => {}
+                        Some(viewer) => {
+                            debug!(?client, ?viewer, "does not keep up, closed the viewer");
+                            rooms.handle_overflow(viewer);
+                        }
+                        None => {
+                            debug!(?client, "does not read, closed");
+                            clients.remove(&client);
+                            rooms.handle_closed(client);
+                        }
                     }
                 }
                 Output::Close { client } => {
@@ -151,13 +191,14 @@ pub async fn serve_client(
     mut socket: WebSocket,
     address: IpAddr,
     inputs: mpsc::Sender<Input>,
+    mut ticket: Ticket,
     mut shutdown: watch::Receiver<bool>,
 ) {
     let Ok(random) = getrandom::u64() else {
         return;
     };
     let client = ClientId(random);
-    let (outgoing, queue) = Outgoing::new();
+    let (outgoing, queue) = Outgoing::new(ticket.inside());
     let opened = Input::Opened {
         client,
         address,
@@ -168,6 +209,10 @@ pub async fn serve_client(
     }
     let farewell = tokio::select! {
         farewell = pump(&mut socket, client, &inputs, queue) => farewell,
+        () = ticket.is_withdrawn() => {
+            debug!(?client, "had not joined, closed for a newcomer");
+            Farewell::Gone
+        }
         () = stopped(&mut shutdown) => Farewell::Close(SHUTDOWN_CLOSE_TIMEOUT),
     };
     // full: awaits. The rooms never wait for a client, so this ends.
@@ -268,4 +313,79 @@ fn is_too_large(error: &axum::Error) -> bool {
     let source = std::error::Error::source(error);
     let error = source.and_then(|s| s.downcast_ref::<tungstenite::Error>());
     matches!(error, Some(tungstenite::Error::Capacity(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    /// A client whose socket is never written to.
+    async fn open(inputs: &mpsc::Sender<Input>, number: u64) -> mpsc::Receiver<Queued> {
+        let (outgoing, queue) = Outgoing::new(Arc::default());
+        let opened = Input::Opened {
+            client: ClientId(number),
+            address: IpAddr::from([127, 0, 0, 1]),
+            outgoing,
+        };
+        inputs.send(opened).await.unwrap();
+        queue
+    }
+
+    async fn say(inputs: &mpsc::Sender<Input>, number: u64, text: &str) {
+        let message = Input::Message {
+            client: ClientId(number),
+            bytes: Bytes::copy_from_slice(text.as_bytes()),
+        };
+        inputs.send(message).await.unwrap();
+    }
+
+    async fn texts(mut queue: mpsc::Receiver<Queued>) -> Vec<String> {
+        let mut texts = Vec::new();
+        while let Some(queued) = queue.recv().await {
+            texts.push(queued.text);
+        }
+        texts
+    }
+
+    #[tokio::test]
+    async fn viewers_that_fill_the_devices_queue_are_closed_and_the_device_stays() {
+        let key = |text: &str| Secret::new(text.to_owned());
+        let rooms = Rooms::new(key("see"), key("be seen"), Vec::new());
+        let (inputs, queue) = mpsc::channel(MAX_QUEUED_INPUTS);
+        let running = tokio::spawn(run_rooms(rooms, queue));
+        let join = r#"{"type":"join","protocol":1,"role":"viewer","room":"cam","key":"see"}"#;
+        let device = join
+            .replace("viewer", "device")
+            .replace("see", r#"be seen","instance":"i"#);
+        let told_device = open(&inputs, 0).await;
+        say(&inputs, 0, &device).await;
+        let offer = format!(
+            r#"{{"type":"offer","offer":{{"type":"offer","sdp":"{}"}}}}"#,
+            "v".repeat(100_000)
+        );
+        let mut told_viewers = Vec::new();
+        for number in 1..=20 {
+            told_viewers.push(open(&inputs, number).await);
+            say(&inputs, number, join).await;
+            say(&inputs, number, &offer).await;
+        }
+        drop(inputs);
+        running.await.unwrap();
+
+        let refused = |texts: &Vec<String>| texts.iter().any(|t| t.contains("too-fast"));
+        let mut refusals = 0;
+        for told in told_viewers {
+            refusals += usize::from(refused(&texts(told).await));
+        }
+        let told = texts(told_device).await;
+        let count = |what: &str| told.iter().filter(|t| t.contains(what)).count();
+        assert_eq!(count("viewer-joined"), 20, "the device heard of everybody");
+        assert_eq!(
+            count(r#""type":"offer","from""#),
+            9,
+            "1 MiB less the reserve"
+        );
+        assert_eq!((count("viewer-left"), refusals), (11, 11));
+    }
 }

@@ -43,7 +43,7 @@ impl World {
         let outputs = std::iter::from_fn(|| self.rooms.poll_output());
         outputs
             .map(|output| match output {
-                Output::Send { client, text } => format!("{:x} {text}", client.0),
+                Output::Send { client, text, .. } => format!("{:x} {text}", client.0),
                 Output::Close { client } => format!("{:x} closed", client.0),
             })
             .collect()
@@ -301,6 +301,50 @@ fn the_51st_message_in_a_second_closes_and_a_slower_sender_stays() {
         assert!(w.say(W, OFFER)[0].contains("no-device"));
         w.pass(Duration::from_millis(21));
     }
+}
+
+/// An offer of so many bytes.
+fn large_offer(bytes: usize) -> String {
+    OFFER.replace("v=0", &"v".repeat(bytes + 3 - OFFER.len()))
+}
+
+#[test]
+fn a_viewer_that_says_more_than_256_kib_in_a_second_is_closed_and_a_slower_one_stays() {
+    let mut w = World::new();
+    w.device(D, "i");
+    w.viewer(V);
+    for _ in 0..20 {
+        w.pass(Duration::from_secs(1));
+        for _ in 0..2 {
+            let relayed = w.say(V, &large_offer(100_000));
+            assert!(relayed[0].starts_with(r#"d {"type":"offer""#));
+        }
+    }
+    let fast =
+        r#"1 {"type":"error","code":"too-fast","message":"more than 262144 bytes in a second"}"#;
+    let left = format!(r#"d {{"type":"viewer-left","id":"{V_ID}","reason":"lost"}}"#);
+    assert_eq!(
+        w.say(V, &large_offer(100_000)),
+        [fast, &left, "1 closed"],
+        "and the device stays"
+    );
+}
+
+#[test]
+fn a_device_that_is_flooded_stays_in_its_room_and_the_viewer_leaves() {
+    let mut w = World::new();
+    w.device(D, "i");
+    w.viewer(V);
+    w.rooms.handle_message(V, OFFER.as_bytes(), w.now);
+    let Some(Output::Send { viewer, .. }) = w.rooms.poll_output() else {
+        panic!("the offer is not relayed");
+    };
+    w.rooms.handle_overflow(viewer.unwrap());
+    let told = w.drain();
+    assert!(told[0].starts_with(r#"1 {"type":"error","code":"too-fast""#));
+    assert!(told[1].starts_with(r#"d {"type":"viewer-left""#));
+    assert_eq!(told[2..], ["1 closed"]);
+    assert!(w.rooms.is_inside(D) && !w.rooms.is_inside(V));
 }
 
 #[test]
