@@ -171,6 +171,76 @@ async fn a_browser_without_h264_is_told_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_browser_without_webrtc_or_that_refuses_a_connection_is_told_so() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let demo = Demo::start();
+    let page = Chromium::start(Setup::default()).await;
+    page.open(demo.url()).await;
+    page.run("window.real = RTCPeerConnection; window.RTCPeerConnection = undefined;")
+        .await;
+    page.click("Join").await;
+    page.wait_for_status("This browser has no WebRTC").await;
+    page.run("window.RTCPeerConnection = function () { throw new Error('too many'); };")
+        .await;
+    page.click("Join").await;
+    page.wait_for_status("This browser cannot connect: too many")
+        .await;
+    page.run("window.RTCPeerConnection = window.real").await;
+    page.click("Join").await;
+    page.wait_for_status("Live").await;
+    page.close().await;
+}
+
+#[tokio::test]
+async fn sound_that_was_held_back_or_paused_plays_after_a_tap_or_when_the_page_is_shown() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let demo = Demo::start();
+    let page = Chromium::start(Setup::default()).await;
+    page.open(demo.url()).await;
+    page.run(HOLD_BACK_SOUND).await;
+    page.click("Join").await;
+    page.wait_until("document.getElementById('notice').textContent.includes('tap anywhere')")
+        .await;
+    let plays = "!document.querySelector('audio').paused";
+    page.run("window.allowed = true; dispatchEvent(new Event('pointerdown'))")
+        .await;
+    assert_eq!(page.eval(plays).await, false, "a touch began");
+    page.run("dispatchEvent(new Event('touchend'))").await;
+    page.wait_until(plays).await;
+
+    page.run("document.querySelectorAll('audio, video').forEach((e) => e.pause())")
+        .await;
+    page.run("document.dispatchEvent(new Event('visibilitychange'))")
+        .await;
+    page.wait_until(plays).await;
+    page.wait_until("!document.querySelector('video').paused")
+        .await;
+    page.close().await;
+}
+
+#[tokio::test]
+async fn a_page_that_waits_on_a_dead_socket_joins_anew_when_the_network_is_back() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let demo = Demo::start();
+    let page = Chromium::start(Setup::default()).await;
+    page.open(demo.url()).await;
+    page.run(KEEP_THE_SOCKETS).await;
+    page.run(LOSE_THE_FIRST_ANSWER).await;
+    page.click("Join").await;
+    page.wait_until("window.lost === true").await;
+    page.run("dispatchEvent(new Event('online'))").await;
+    page.wait_for_status("Live").await;
+    assert_eq!(page.eval("window.sockets.length").await, 2);
+
+    page.run("window.before = roomcam.pc; dispatchEvent(new Event('online'))")
+        .await;
+    page.wait_for_frames(10).await;
+    let kept = "window.sockets.length === 2 && roomcam.pc === window.before";
+    assert_eq!(page.eval(kept).await, true, "what runs is left alone");
+    page.close().await;
+}
+
+#[tokio::test]
 async fn a_full_room_says_so_and_takes_the_next_one_when_somebody_left() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::configured(&[], "[webrtc]\nmax_viewers = 1\n");
@@ -604,6 +674,26 @@ const KEEP_THE_CHANNEL: &str = "window.heard = []; \
       window.channel = real.apply(this, args); \
       window.channel.addEventListener('message', ({ data }) => window.heard.push(data)); \
       return window.channel; \
+    };";
+
+/// Refuses to play sound until `allowed`.
+const HOLD_BACK_SOUND: &str = "const real = HTMLMediaElement.prototype.play; \
+    HTMLMediaElement.prototype.play = function () { \
+      if (window.allowed || this.tagName === 'VIDEO') return real.call(this); \
+      this.pause(); \
+      return Promise.reject(new DOMException('held back', 'NotAllowedError')); \
+    };";
+
+/// The first of the page's WebSockets hears nothing from the answer on, as one that is dead.
+const LOSE_THE_FIRST_ANSWER: &str = "const Kept = WebSocket; \
+    window.WebSocket = class extends Kept { \
+      set onmessage(listener) { \
+        const first = window.sockets[0] === this; \
+        super.onmessage = listener && ((event) => { \
+          if (first && event.data.includes('\"answer\"')) window.lost = true; \
+          if (!first || !window.lost) listener(event); \
+        }); \
+      } \
     };";
 
 /// Leaves the page's WebSockets in `sockets`.

@@ -17,6 +17,8 @@ const RETRY_FIRST = 300;
 const RETRY_LONGEST = 5000;
 /** From opening the WebSocket to `joined`. Beyond that a half-open connection is likelier. */
 const JOIN_WITHIN = 8000;
+/** A room that said nothing for so long is in doubt: the server pings, but a page sees no pings. */
+const ROOM_SILENT_FOR = 40_000;
 /** From the offer to a connection. ICE through a TURN server takes 1 to 3 s. */
 const CONNECT_WITHIN = 10_000;
 /** ICE is `disconnected` for a moment whenever a phone changes its cell: wait this long. */
@@ -55,6 +57,8 @@ export function readFragment(hash) {
 export function offersH264(sdp) {
   return /^a=rtpmap:\d+ H264\/90000\r?$/im.test(sdp);
 }
+
+export const NO_WEBRTC = 'This browser has no WebRTC: it is switched off, as in Lockdown Mode (iPhone, Mac) and Tor Browser';
 
 export const NO_H264 = 'This browser offers no H.264 (Firefox: enable its OpenH264 plugin)';
 
@@ -231,6 +235,7 @@ class Room {
   #socket = null;
   #timer = 0;
   #failures = 0;
+  #heardAt = 0;
   /** As in `statusOf`. */
   status = 'connecting';
 
@@ -241,6 +246,8 @@ class Room {
     this.#on = on;
     this.#open();
   }
+
+  get silent() { return performance.now() - this.#heardAt > ROOM_SILENT_FOR; }
 
   /** Returns whether it went out; what does not is of no use later. */
   send(message) {
@@ -275,6 +282,7 @@ class Room {
     socket.onopen = () => socket.send(JSON.stringify(this.#join));
     socket.onclose = () => this.#lost();
     socket.onmessage = ({ data }) => {
+      this.#heardAt = performance.now();
       let message = null;
       try { message = JSON.parse(data); } catch { /* not ours: ignored, as unknown types are */ }
       if (message !== null && typeof message === 'object') this.#handle(message);
@@ -468,7 +476,7 @@ class Session {
   #failures = 0;
   #served = false;
   #replacing = 0;
-  #looking = setInterval(() => this.#look(), LOOK_EVERY);
+  #looking;
   #videoWasLive = false;
 
   /** on: track(track), awaitPicture(shown), changed(), notice(words), ended(words). */
@@ -481,6 +489,8 @@ class Session {
       refused: (code, message) => this.#refused(code, message),
       changed: () => this.#on.changed(),
     });
+    // Last, for a constructor above may throw.
+    this.#looking = setInterval(() => this.#look(), LOOK_EVERY);
   }
 
   get view() {
@@ -497,6 +507,8 @@ class Session {
 
   /** Looks at once what became of everything, e.g. when the network or the page is back. */
   hurry() {
+    // What the page waits for may have been sent to a socket that died unnoticed meanwhile.
+    if (this.media.status !== 'connected') this.room.reopen();
     this.room.hurry();
     this.#look();
   }
@@ -572,7 +584,8 @@ class Session {
   /** The current connection is given up; the next one comes soon, or with the room or the device. */
   #replace() {
     if (this.#replacing !== 0) return;
-    if (this.media.status === 'connecting') this.room.reopen(); // no answer: is anyone there?
+    // No answer, or no word for long: is anyone there?
+    if (this.media.status === 'connecting' || this.room.silent) this.room.reopen();
     this.media.close();
     this.#replacing = setTimeout(() => {
       this.#replacing = 0;
@@ -649,14 +662,23 @@ function page() {
   };
 
   const join = () => {
-    ended = '';
     notice('');
+    if (typeof RTCPeerConnection === 'undefined') {
+      left(NO_WEBRTC);
+      return;
+    }
+    ended = '';
     // Within the gesture: from here on the browser lets these elements play.
     for (const element of [$('video'), $('audio')]) {
       element.srcObject = new MediaStream();
       play(element);
     }
-    session = new Session($('room').value, $('key').value, { track, awaitPicture, changed: draw, notice, ended: left });
+    try {
+      session = new Session($('room').value, $('key').value, { track, awaitPicture, changed: draw, notice, ended: left });
+    } catch (error) {
+      left(`This browser cannot connect: ${error.message}`);
+      return;
+    }
     lastFigures = null;
     draw();
     $('stage').focus();
@@ -683,8 +705,22 @@ function page() {
     element.play().catch((error) => {
       if (error.name !== 'NotAllowedError') return; // replaced by the next stream
       notice('The browser holds back the sound: click or tap anywhere');
-      addEventListener('pointerdown', () => { notice(''); play(element); }, { once: true });
+      // A touch allows sound only when it ends; on an iPhone it is no click outside of a button.
+      const heard = new AbortController();
+      const unlock = () => {
+        heard.abort();
+        notice('');
+        if (element.srcObject) play(element);
+      };
+      for (const event of ['click', 'touchend']) addEventListener(event, unlock, { signal: heard.signal });
     });
+  };
+
+  // Phones pause what plays in a page that is not shown.
+  const resume = () => {
+    for (const element of [$('video'), $('audio')]) {
+      if (element.paused && element.srcObject) play(element);
+    }
   };
 
   const awaitPicture = (shown) => {
@@ -792,7 +828,9 @@ function page() {
   addEventListener('hashchange', fill);
   addEventListener('online', () => session?.hurry());
   document.addEventListener('visibilitychange', () => {
-    if (document.visibilityState === 'visible') session?.hurry();
+    if (document.visibilityState !== 'visible') return;
+    session?.hurry();
+    resume();
   });
   addEventListener('pagehide', () => session?.leave(''));
 
