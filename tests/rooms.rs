@@ -143,6 +143,16 @@ impl Client {
         }
     }
 
+    /// Passes over everything until a message of this type.
+    async fn hear_of(&mut self, kind: &str) -> Value {
+        loop {
+            let message = self.hear().await;
+            if message["type"] == kind {
+                return message;
+            }
+        }
+    }
+
     /// Waits for an error that closes, and returns its code.
     async fn hear_refusal(&mut self) -> String {
         let error = self.hear().await;
@@ -463,6 +473,26 @@ async fn a_viewer_that_does_not_read_is_closed_and_the_device_goes_on() {
     };
     let expected = json!({"type": "viewer-left", "id": id, "reason": "lost"});
     assert_eq!(soon(left).await, expected);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_watch_that_fails_says_goodbye_and_does_not_keep_its_place() {
+    let host = Host::start().await;
+    let (mut device, _) = host.device("one").await;
+    let mut watching = std::process::Command::new(env!("CARGO_BIN_EXE_roomcam"))
+        .arg("watch")
+        .arg(format!("http://{}/#room=cam&key=see", host.address))
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let offer = device.hear_of("offer").await;
+    let full =
+        json!({"type": "error", "to": offer["from"], "code": "room-full", "message": "full"});
+    device.say(&full).await;
+    assert_eq!(device.hear_of("viewer-left").await["reason"], "bye");
+    let status = tokio::task::spawn_blocking(move || watching.wait());
+    assert!(!soon(status).await.unwrap().unwrap().success());
     host.stop().await;
 }
 

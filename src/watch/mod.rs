@@ -142,6 +142,15 @@ pub enum WatchError {
         /// What came.
         report: Box<WatchReport>,
     },
+    /// The connection ended before the time that was asked for.
+    #[error(
+        "the connection to the device was lost before the time was over; {} frames came",
+        report.frames
+    )]
+    Lost {
+        /// What came.
+        report: Box<WatchReport>,
+    },
     /// The file cannot be written.
     #[error("cannot write {}", path.display())]
     Save {
@@ -182,7 +191,7 @@ fn list(candidates: &[String]) -> String {
 }
 
 /// Watches, and writes the report to `out`: as JSON, or for people. A watch that came to see too
-/// few frames is reported as well.
+/// few frames, or whose connection was lost, is reported as well.
 ///
 /// # Errors
 ///
@@ -195,7 +204,9 @@ pub async fn run(
     let result = watch(options).await;
     let report = match &result {
         Ok(report) => Some(report),
-        Err(WatchError::TooFewFrames { report, .. }) => Some(report.as_ref()),
+        Err(WatchError::TooFewFrames { report, .. } | WatchError::Lost { report }) => {
+            Some(report.as_ref())
+        }
         Err(_) => None,
     };
     if let Some(report) = report {
@@ -220,12 +231,25 @@ pub async fn watch(options: WatchOptions) -> Result<WatchReport, WatchError> {
         None => None,
     };
     let frames = saving.as_ref().map(|saving| saving.frames.clone());
-    let room = options.invitation.room.as_str();
     let mut viewer = Viewer::join(&options.invitation, frames).await?;
 
-    connect(&mut viewer, room).await?;
+    let observed = observe(&mut viewer, &options).await;
+    // Whatever came of it: who goes without a word keeps its place until it is missed.
+    viewer.leave().await;
+    let saved = match saving {
+        Some(saving) => saving.finish().await,
+        None => Ok(()),
+    };
+    let report = observed?;
+    saved.map(|()| report)
+}
+
+/// Waits for what `options` ask for, and sums up what came.
+async fn observe(viewer: &mut Viewer, options: &WatchOptions) -> Result<WatchReport, WatchError> {
+    let room = options.invitation.room.as_str();
+    connect(viewer, room).await?;
     let started = clock::now();
-    first_frame(&mut viewer).await?;
+    first_frame(viewer).await?;
     let limit = options
         .seconds
         .map_or(DEFAULT_LIMIT, Duration::from_secs)
@@ -241,23 +265,31 @@ pub async fn watch(options: WatchOptions) -> Result<WatchReport, WatchError> {
         _ = viewer.until(limit, enough) => false,
         result = tokio::signal::ctrl_c() => result.is_ok(),
     };
-    let seen = viewer.seen();
-    viewer.leave().await;
-    if let Some(saving) = saving {
-        saving.finish().await?;
-    }
+    judge(&viewer.seen(), room, wanted, interrupted)
+}
 
-    let report = WatchReport::new(room, &seen);
+/// Returns the report, unless too little came. `wanted` is how many frames, `None` whatever comes
+/// in the time.
+fn judge(
+    seen: &Seen,
+    room: &str,
+    wanted: Option<u64>,
+    interrupted: bool,
+) -> Result<WatchReport, WatchError> {
+    let report = WatchReport::new(room, seen);
     match wanted {
         Some(wanted) if report.frames < wanted => Err(WatchError::TooFewFrames {
             wanted,
             reason: if interrupted {
                 "interrupted"
-            } else if is_alive(&seen) {
+            } else if is_alive(seen) {
                 "the time is over"
             } else {
                 "the connection to the device was lost"
             },
+            report: Box::new(report),
+        }),
+        None if !is_alive(seen) => Err(WatchError::Lost {
             report: Box::new(report),
         }),
         _ => Ok(report),
@@ -374,4 +406,27 @@ fn save(mut frames: mpsc::Receiver<AccessUnit>, file: std::fs::File) -> io::Resu
         }
     }
     file.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_by_the_clock_whose_connection_died_early_fails() {
+        let mut seen = Seen {
+            connection: Connection::Connected,
+            ..Seen::default()
+        };
+        seen.counts.frames = 7;
+        assert_eq!(judge(&seen, "cam", None, false).unwrap().frames, 7);
+        for connection in [Connection::Failed, Connection::Closed] {
+            seen.connection = connection;
+            let error = judge(&seen, "cam", None, false).unwrap_err();
+            let words =
+                "the connection to the device was lost before the time was over; 7 frames came";
+            assert_eq!(error.to_string(), words);
+            assert_eq!(judge(&seen, "cam", Some(7), false).unwrap().frames, 7);
+        }
+    }
 }

@@ -15,6 +15,8 @@ const MAX_KEPT: usize = 32;
 pub struct Seen {
     /// The instance of the device in the room.
     pub device: Option<String>,
+    /// The instance of the device that the peer connection was made with.
+    pub met: Option<String>,
     /// When the offer was sent.
     pub offered: Option<Instant>,
     /// When the answer came.
@@ -48,6 +50,12 @@ impl Seen {
     #[must_use]
     pub fn refusal(&self) -> Option<&Refusal> {
         self.refusals.first()
+    }
+
+    /// Returns whether the peer connection runs, and was made with this `instance` of the device.
+    #[must_use]
+    pub fn runs_with(&self, instance: &str) -> bool {
+        self.connection == Connection::Connected && self.met.as_deref() == Some(instance)
     }
 }
 
@@ -103,6 +111,28 @@ pub(super) fn summary(candidate: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_that_merely_rejoins_keeps_its_running_peer() {
+        let mut seen = Seen {
+            device: None, // it left, and comes back
+            met: Some("i".to_owned()),
+            connection: Connection::Connected,
+            ..Seen::default()
+        };
+        assert!(seen.runs_with("i"));
+        assert!(!seen.runs_with("j"));
+        for connection in [
+            Connection::New,
+            Connection::Connecting,
+            Connection::Disconnected,
+            Connection::Failed,
+            Connection::Closed,
+        ] {
+            seen.connection = connection;
+            assert!(!seen.runs_with("i"), "{connection:?}");
+        }
+    }
 
     #[test]
     fn candidates_are_told_by_type_and_address() {

@@ -26,6 +26,9 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the device may take to reply to a command. It replies at once.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long leaving may take. Saying goodbye takes a moment, closing what has died forever.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How many things may be asked of the viewer's task before it has done them.
 const MAX_QUEUED_ASKS: usize = 64;
 
@@ -174,11 +177,16 @@ impl Viewer {
         self.ask(Ask::Keyframe).await;
     }
 
-    /// Leaves the room, and waits until everyone is told.
-    pub async fn leave(self) {
+    /// Leaves the room, and waits until everyone is told, at most 2 s.
+    pub async fn leave(mut self) {
         drop(self.asks);
-        if let Err(error) = self.task.await {
-            tracing::debug!(%error, "the viewer ended before it left");
+        match tokio::time::timeout(LEAVE_TIMEOUT, &mut self.task).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the viewer ended before it left"),
+            Err(_) => {
+                tracing::debug!("could not leave in time");
+                self.task.abort();
+            }
         }
     }
 
@@ -272,7 +280,8 @@ impl Driver {
         }
         self.video = None;
         self.seen.send_modify(|seen| {
-            seen.device = Some(instance);
+            seen.device = Some(instance.clone());
+            seen.met = Some(instance);
             seen.connection = Connection::New;
             (seen.answered, seen.connected, seen.control_open) = (None, None, None);
         });
@@ -310,8 +319,9 @@ impl Driver {
     async fn handle_room(&mut self, text: &str) {
         match serde_json::from_str(text) {
             Ok(FromRoom::DeviceJoined { instance }) => {
-                let is_ours = self.seen.borrow().device.as_ref() == Some(&instance);
-                if self.peer.is_none() || !is_ours {
+                if self.seen.borrow().runs_with(&instance) {
+                    self.seen.send_modify(|seen| seen.device = Some(instance));
+                } else {
                     self.meet(instance).await;
                 }
             }
