@@ -92,7 +92,7 @@ impl Chromium {
         if setup.dark {
             flags.push("--blink-settings=preferredColorScheme=0".to_owned());
         }
-        let mut options = json!({"args": flags, "binary": "/usr/bin/chromium"});
+        let mut options = json!({"args": flags, "binary": chromium()});
         if let (Some((width, height)), Some(options)) = (setup.phone, options.as_object_mut()) {
             let metrics =
                 json!({"width": width, "height": height, "pixelRatio": 1.0, "touch": true});
@@ -107,7 +107,7 @@ impl Chromium {
             .capabilities(capabilities)
             .connect(&format!("http://127.0.0.1:{port}"))
             .await
-            .expect("chromedriver starts /usr/bin/chromium");
+            .expect("chromedriver starts chromium");
         let browser_pid = client.capabilities().and_then(|c| {
             let pid = c.get("goog:processID")?;
             pid.as_u64()
@@ -268,6 +268,14 @@ impl Chromium {
         std::fs::write(&file, picture).expect("the build directory is writable");
         file
     }
+}
+
+/// Returns the first Chromium on the PATH.
+fn chromium() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut programs = std::env::split_paths(&path).map(|directory| directory.join("chromium"));
+    let found = programs.find(|program| program.is_file());
+    found.expect("chromium is on the PATH (Debian's package chromium)")
 }
 
 /// Starts chromedriver on a port of its choice, which it prints.
