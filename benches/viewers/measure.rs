@@ -20,6 +20,10 @@ const SETTLING: Duration = Duration::from_secs(2);
 /// Between two joins: keyframes are made at most twice a second, and each join is to get its own.
 const BETWEEN_JOINS: Duration = Duration::from_secs(1);
 
+/// How much longer each of them waits than the one before, so that they meet every moment between
+/// two frames.
+const DRIFT: Duration = Duration::from_millis(7);
+
 /// Ticks of a video timestamp in a millisecond.
 const TICKS_PER_MS: f64 = 90.0;
 
@@ -162,8 +166,8 @@ pub(crate) async fn joins(sender: &Sender, count: usize) -> Vec<Join> {
     let mut stays = join(sender, None).await;
     until(&mut stays, |seen| seen.counts.frames > 0).await;
     let mut joins = Vec::new();
-    for _ in 0..count {
-        sleep(BETWEEN_JOINS).await;
+    for n in 0..count {
+        sleep(BETWEEN_JOINS + DRIFT * u32::try_from(n).unwrap()).await;
         let mut viewer = join(sender, None).await;
         let seen = until(&mut viewer, |seen| seen.counts.keyframes > 0).await;
         let offered = seen.offered.unwrap();
