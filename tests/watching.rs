@@ -2,7 +2,7 @@
 //! everyone, refusals in words, and viewers that behave badly without disturbing the others.
 
 use std::net::SocketAddr;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use roomcam::config::Secret;
@@ -267,8 +267,8 @@ async fn what_does_not_lead_to_a_picture_is_said_in_words() {
     }
 }
 
-#[tokio::test]
-async fn a_room_without_a_device_is_said_to_be_one() {
+/// A room server in this process, for devices elsewhere.
+async fn room_server() -> (String, tokio::sync::watch::Sender<bool>) {
     let key = |key: &str| Secret::new(key.to_owned());
     let server = Server::bind(ServerOptions {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -278,11 +278,60 @@ async fn a_room_without_a_device_is_said_to_be_one() {
         ice_servers: Vec::new(),
     });
     let server = server.await.unwrap();
-    let url = format!("http://{}/#room=attic&key=viewer", server.local_addr());
-    let (_stop, stopped) = tokio::sync::watch::channel(false);
-    let running = tokio::spawn(server.run(stopped));
+    let origin = format!("http://{}", server.local_addr());
+    let (running, stopped) = tokio::sync::watch::channel(false);
+    tokio::spawn(server.run(stopped));
+    (origin, running)
+}
+
+/// A device in the room `attic` of a room server elsewhere; it is cut off when it is dropped.
+struct Device(Child);
+
+impl Device {
+    fn start(server: &str) -> Self {
+        let device = Command::new(env!("CARGO_BIN_EXE_roomcam"))
+            .args([
+                "run", "--server", server, "--room", "attic", "--key", "device",
+            ])
+            .args(["--video", "pattern", "--audio", "tone"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(device.unwrap())
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_viewer_waits_for_the_device_and_finds_it_again_when_it_comes_back() {
+    let (server, _running) = room_server().await;
+    let invitation = format!("{server}/#room=attic&key=viewer").parse().unwrap();
+    let mut viewer = Viewer::join(&invitation, None).await.unwrap();
+    assert_eq!(viewer.seen().device, None);
+
+    let device = Device::start(&server);
+    let first = until(&mut viewer, "frames come", |s| s.counts.frames >= 10).await;
+    drop(device);
+    until(&mut viewer, "the device is gone", |s| s.device.is_none()).await;
+
+    let _device = Device::start(&server);
+    let again = |seen: &Seen| seen.offered > first.offered && seen.connected.is_some();
+    let seen = until(&mut viewer, "it is back", again).await;
+    assert_ne!(seen.device, first.device);
+    more_frames(&mut viewer, 10).await;
+}
+
+#[tokio::test]
+async fn a_room_without_a_device_is_said_to_be_one() {
+    let (server, _running) = room_server().await;
     let options = WatchOptions {
-        invitation: url.parse().unwrap(),
+        invitation: format!("{server}/#room=attic&key=viewer").parse().unwrap(),
         frames: Some(1),
         seconds: None,
         save: None,
@@ -292,7 +341,6 @@ async fn a_room_without_a_device_is_said_to_be_one() {
         error.to_string(),
         "room \"attic\" has no device; waited 10 s for one"
     );
-    running.abort();
 }
 
 #[tokio::test]

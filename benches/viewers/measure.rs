@@ -20,6 +20,10 @@ const SETTLING: Duration = Duration::from_secs(2);
 /// Between two joins: keyframes are made at most twice a second, and each join is to get its own.
 const BETWEEN_JOINS: Duration = Duration::from_secs(1);
 
+/// How much longer each of them waits than the one before, so that they meet every moment between
+/// two frames.
+const DRIFT: Duration = Duration::from_millis(7);
+
 /// Ticks of a video timestamp in a millisecond.
 const TICKS_PER_MS: f64 = 90.0;
 
@@ -28,6 +32,7 @@ const TICKS_PER_MS: f64 = 90.0;
 pub(crate) struct Cost {
     seconds: f64,
     cpu_seconds: f64,
+    audio_seconds: f64,
     viewers_cpu_seconds: f64,
     packets: u64,
     pub(crate) lost: u64,
@@ -38,6 +43,11 @@ pub(crate) struct Cost {
 impl Cost {
     pub(crate) fn us_per_packet(&self) -> f64 {
         self.cpu_seconds * 1e6 / self.packets as f64
+    }
+
+    /// The same without the encoding of the sound.
+    pub(crate) fn us_per_packet_sent(&self) -> f64 {
+        (self.cpu_seconds - self.audio_seconds) * 1e6 / self.packets as f64
     }
 
     pub(crate) fn core_percent(&self) -> f64 {
@@ -132,6 +142,7 @@ pub(crate) async fn cost(sender: &Sender, viewers: usize, window: Duration) -> (
         packets: after.1 - before.1,
         lost: after.2 - before.2,
         cpu_seconds: after.3.cpu_seconds - before.3.cpu_seconds,
+        audio_seconds: after.3.audio_seconds - before.3.audio_seconds,
         viewers_cpu_seconds: after.4.cpu_seconds - before.4.cpu_seconds,
         rss_mb: after.3.rss_mb,
         threads: after.3.threads,
@@ -162,8 +173,8 @@ pub(crate) async fn joins(sender: &Sender, count: usize) -> Vec<Join> {
     let mut stays = join(sender, None).await;
     until(&mut stays, |seen| seen.counts.frames > 0).await;
     let mut joins = Vec::new();
-    for _ in 0..count {
-        sleep(BETWEEN_JOINS).await;
+    for n in 0..count {
+        sleep(BETWEEN_JOINS + DRIFT * u32::try_from(n).unwrap()).await;
         let mut viewer = join(sender, None).await;
         let seen = until(&mut viewer, |seen| seen.counts.keyframes > 0).await;
         let offered = seen.offered.unwrap();

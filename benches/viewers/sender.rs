@@ -31,6 +31,8 @@ pub(crate) struct Sender {
 pub(crate) struct Usage {
     /// User and system time.
     pub(crate) cpu_seconds: f64,
+    /// Of these, what the thread `audio` used, which encodes.
+    pub(crate) audio_seconds: f64,
     pub(crate) rss_mb: f64,
     pub(crate) threads: f64,
 }
@@ -113,25 +115,39 @@ impl Drop for Sender {
 impl Usage {
     /// Reads `/proc` (proc(5)) for a process id, or for `self`.
     pub(crate) fn of(process: &str) -> Self {
-        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-        // Fields 14 and 15, counted from behind the name, which may hold anything.
-        let (_, fields) = stat.rsplit_once(") ").unwrap();
-        let ticks: u32 = fields
-            .split(' ')
-            .skip(11)
-            .take(2)
-            .map(|field| field.parse::<u32>().unwrap())
-            .sum();
-        let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+        let directory = Path::new("/proc").join(process);
+        let status = std::fs::read_to_string(directory.join("status")).unwrap();
         let number = |name: &str| -> f64 {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
             let first = line.unwrap().split_whitespace().next();
             first.unwrap().parse().unwrap()
         };
+        let threads = std::fs::read_dir(directory.join("task")).unwrap();
+        let audio = threads
+            .map(|thread| thread.unwrap().path())
+            .filter(|thread| {
+                let name = std::fs::read_to_string(thread.join("comm"));
+                name.is_ok_and(|name| name.trim() == "audio")
+            });
         Self {
-            cpu_seconds: f64::from(ticks) / TICKS_PER_SECOND,
+            cpu_seconds: cpu_seconds(&directory),
+            audio_seconds: audio.map(|thread| cpu_seconds(&thread)).sum(),
             rss_mb: number("VmRSS:") / 1_024.0,
             threads: number("Threads:"),
         }
     }
+}
+
+/// Returns the processor time of a process or thread, from its directory in `/proc`.
+fn cpu_seconds(directory: &Path) -> f64 {
+    let stat = std::fs::read_to_string(directory.join("stat")).unwrap();
+    // Fields 14 and 15, counted from behind the name, which may hold anything.
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let ticks: u32 = fields
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<u32>().unwrap())
+        .sum();
+    f64::from(ticks) / TICKS_PER_SECOND
 }
