@@ -284,24 +284,28 @@ async fn room_server() -> (String, tokio::sync::watch::Sender<bool>) {
     (origin, running)
 }
 
-/// A device in the room `attic` of a room server elsewhere; it is cut off when it is dropped.
-struct Device(Child);
+/// A process that ends without a word when it is dropped.
+struct Process(Child);
 
-impl Device {
-    fn start(server: &str) -> Self {
-        let device = Command::new(env!("CARGO_BIN_EXE_roomcam"))
-            .args([
-                "run", "--server", server, "--room", "attic", "--key", "device",
-            ])
-            .args(["--video", "pattern", "--audio", "tone"])
+impl Process {
+    fn start(arguments: &[&str]) -> Self {
+        let process = Command::new(env!("CARGO_BIN_EXE_roomcam"))
+            .args(arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        Self(device.unwrap())
+        Self(process.unwrap())
+    }
+
+    /// A device in the room `attic` of a room server elsewhere.
+    fn device(server: &str) -> Self {
+        let room = ["run", "--server", server, "--room", "attic"];
+        let rest = ["--key", "device", "--video", "pattern", "--audio", "tone"];
+        Self::start(&[room.as_slice(), &rest].concat())
     }
 }
 
-impl Drop for Device {
+impl Drop for Process {
     fn drop(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
@@ -315,12 +319,12 @@ async fn a_viewer_waits_for_the_device_and_finds_it_again_when_it_comes_back() {
     let mut viewer = Viewer::join(&invitation, None).await.unwrap();
     assert_eq!(viewer.seen().device, None);
 
-    let device = Device::start(&server);
+    let device = Process::device(&server);
     let first = until(&mut viewer, "frames come", |s| s.counts.frames >= 10).await;
     drop(device);
     until(&mut viewer, "the device is gone", |s| s.device.is_none()).await;
 
-    let _device = Device::start(&server);
+    let _device = Process::device(&server);
     let again = |seen: &Seen| seen.offered > first.offered && seen.connected.is_some();
     let seen = until(&mut viewer, "it is back", again).await;
     assert_ne!(seen.device, first.device);
@@ -507,14 +511,9 @@ async fn junk_on_the_control_channel_is_answered_and_disturbs_nobody() {
 async fn a_viewer_that_vanishes_is_noticed_within_15_seconds() {
     let demo = demo("");
     let mut stays = viewer(&demo, 1).await;
-    let mut vanishes = Command::new(env!("CARGO_BIN_EXE_roomcam"))
-        .args(["watch", demo.url(), "--seconds", "600"])
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let vanishes = Process::start(&["watch", demo.url(), "--seconds", "600"]);
     until(&mut stays, "there are two", |seen| viewers(seen) == Some(2)).await;
-    vanishes.kill().unwrap();
-    vanishes.wait().unwrap();
+    drop(vanishes);
     let alone = stays.until(Duration::from_secs(15), |s| viewers(s) == Some(1));
     assert!(alone.await.is_ok(), "{:?}", stays.seen());
 }
