@@ -326,6 +326,9 @@ impl Engine {
             return;
         }
         self.gop.push(frame);
+        if frame.is_keyframe {
+            self.keyframes.handle_keyframe();
+        }
         for session in self.sessions.values_mut() {
             session.with(|viewer| viewer.handle_video(frame, now));
         }
@@ -436,6 +439,10 @@ impl Engine {
                 session
             }
         };
+        // Made while the connection comes up, it is there when it is.
+        if self.gop.frames().is_empty() {
+            self.keyframes.request();
+        }
         let candidates = self.host_candidates();
         let Some(machine) = self.sessions.get_mut(&session) else {
             return;

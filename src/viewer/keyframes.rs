@@ -31,6 +31,11 @@ impl KeyframeRequests {
         self.wanted = true;
     }
 
+    /// Records that a keyframe is on its way to everyone: all wishes so far are granted.
+    pub const fn handle_keyframe(&mut self) {
+        self.wanted = false;
+    }
+
     /// Returns whether to ask the encoder now.
     pub fn poll(&mut self, now: Instant) -> bool {
         let due = self.poll_timeout().is_some_and(|at| at <= now) || self.is_first();
@@ -66,6 +71,18 @@ mod tests {
         requests.request();
         assert!(requests.poll(t0));
         assert!(!requests.poll(t0 + MIN_INTERVAL * 9), "granted once");
+    }
+
+    #[test]
+    fn a_keyframe_that_was_asked_for_at_the_offer_serves_the_connection_too() {
+        let mut requests = KeyframeRequests::new();
+        let t0 = crate::clock::now();
+        requests.request();
+        assert!(requests.poll(t0), "the offer came");
+        requests.request();
+        assert!(!requests.poll(t0 + MIN_INTERVAL / 9), "connected");
+        requests.handle_keyframe();
+        assert!(!requests.poll(t0 + MIN_INTERVAL * 9));
     }
 
     #[test]
