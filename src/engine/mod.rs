@@ -257,7 +257,8 @@ impl Engine {
         self.stop().await;
     }
 
-    /// Waits for the next input. Frames first: they are what viewers wait for.
+    /// Waits for the next input. Frames first: they are what viewers wait for. Datagrams behind the
+    /// room: anyone can send those.
     async fn next_input(&mut self) -> Input {
         let wake_at = self.next_timer();
         let channels = &mut self.channels;
@@ -277,13 +278,13 @@ impl Engine {
                 Err(broadcast::error::RecvError::Lagged(_)) => Input::AudioLost,
                 Err(broadcast::error::RecvError::Closed) => Input::Stop,
             },
+            event = channels.events.recv() => event.map_or(Input::Stop, Input::Room),
             ready = self.port.ready() => {
                 if let Err(error) = ready {
                     tracing::warn!(%error, "the media port failed");
                 }
                 Input::Datagrams
             }
-            event = channels.events.recv() => event.map_or(Input::Stop, Input::Room),
             changed = channels.video_status.changed() => {
                 changed.map_or(Input::Stop, |()| Input::Status)
             }
