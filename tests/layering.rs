@@ -13,7 +13,14 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("openh264::", &["src/video/openh264.rs"]),
     ("opus::", &["src/audio/opus.rs"]),
     ("quinn_udp::", &["src/engine/udp.rs"]),
-    ("rtc::", &["src/viewer/webrtc.rs", "src/watch/webrtc.rs"]),
+    (
+        "rtc::",
+        &[
+            "src/viewer/webrtc.rs",
+            "src/viewer/webrtc/feedback.rs",
+            "src/watch/webrtc.rs",
+        ],
+    ),
     (
         "tokio_tungstenite::",
         &[

@@ -1,4 +1,5 @@
-//! One peer connection, driven without I/O. The only file of the device that knows `rtc`.
+//! One peer connection, driven without I/O. With `webrtc/feedback.rs`, the only file of the device
+//! that knows `rtc`.
 //!
 //! Offers are answered with one H.264 and one Opus stream, send-only as far as the viewer lets us,
 //! and its `control` channel is served. What the viewer sends of its own is accepted and dropped.
@@ -12,10 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use rtc::data_channel::RTCDataChannelId;
 use rtc::dtls::extension::extension_use_srtp::SrtpProtectionProfile;
-use rtc::interceptor::{
-    Interceptor, NackResponderBuilder, Packet, Registry, SenderReportBuilder, Slot, StreamInfo,
-    TaggedPacket,
-};
+use rtc::interceptor::{NackResponderBuilder, Registry, SenderReportBuilder, Slot};
 use rtc::media_stream::MediaStreamTrack;
 use rtc::peer_connection::certificate::{CertificateParams, RTCCertificate};
 use rtc::peer_connection::configuration::RTCConfigurationBuilder;
@@ -29,9 +27,6 @@ use rtc::peer_connection::sdp::RTCSessionDescription;
 use rtc::peer_connection::state::RTCPeerConnectionState;
 use rtc::peer_connection::transport::RTCIceCandidateInit;
 use rtc::peer_connection::{RTCPeerConnection, RTCPeerConnectionBuilder};
-use rtc::rtcp::payload_feedbacks::full_intra_request::FullIntraRequest;
-use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
-use rtc::rtcp::transport_feedbacks::transport_layer_nack::TransportLayerNack;
 use rtc::rtp_transceiver::RTCRtpSenderId;
 use rtc::rtp_transceiver::rtp_sender::{
     RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RTCRtpCodingParameters,
@@ -43,6 +38,10 @@ use rtc::shared::{TaggedBytesMut, TransportContext, TransportProtocol};
 
 use crate::config::Latency;
 use crate::signaling::CandidateInit;
+
+mod feedback;
+
+use feedback::{FEEDBACK_TAP_SLOT, FeedbackTap};
 
 /// The data channel that carries `docs/control.md`.
 pub const CONTROL_CHANNEL: &str = "control";
@@ -621,128 +620,5 @@ fn codec(
             rtcp_feedback,
         },
         payload_type,
-    }
-}
-
-/// Where the tap sits in the chain: next to the wire, in front of the NACK responder (4000).
-const FEEDBACK_TAP_SLOT: usize = 3_900;
-
-/// Most packets that are sent again in [`RETRANSMIT_WINDOW`]: everything that is kept. One datagram
-/// of NACKs can ask for 5 MB.
-const MAX_RETRANSMITS: usize = RETRANSMIT_PACKETS as usize;
-const RETRANSMIT_WINDOW: Duration = Duration::from_millis(250);
-
-/// Sees every RTCP packet first. Chromium sends PLI in a compound that `rtc` routes by its first
-/// block, which names the repair stream: without this, keyframe requests are lost. And NACKs are
-/// answered without measure: here they get one.
-struct FeedbackTap {
-    keyframe_wanted: Arc<AtomicBool>,
-    window_began: Instant,
-    retransmits: usize,
-    reads: VecDeque<TaggedPacket>,
-    writes: VecDeque<TaggedPacket>,
-}
-
-impl FeedbackTap {
-    const fn new(keyframe_wanted: Arc<AtomicBool>, now: Instant) -> Self {
-        Self {
-            keyframe_wanted,
-            window_began: now,
-            retransmits: 0,
-            reads: VecDeque::new(),
-            writes: VecDeque::new(),
-        }
-    }
-
-    /// Cuts what is asked for to what is left of the window.
-    fn admit(&mut self, nack: &mut TransportLayerNack, now: Instant) {
-        if now.saturating_duration_since(self.window_began) >= RETRANSMIT_WINDOW {
-            self.window_began = now;
-            self.retransmits = 0;
-        }
-        nack.nacks.retain(|pair| {
-            let packets = 1 + usize::try_from(pair.lost_packets.count_ones()).unwrap_or(16);
-            let fits = self.retransmits + packets <= MAX_RETRANSMITS;
-            if fits {
-                self.retransmits += packets;
-            }
-            fits
-        });
-    }
-}
-
-impl Protocol<TaggedPacket, TaggedPacket, ()> for FeedbackTap {
-    type Rout = TaggedPacket;
-    type Wout = TaggedPacket;
-    type Eout = ();
-    type Error = RtcError;
-    type Time = Instant;
-
-    fn handle_read(&mut self, mut message: TaggedPacket) -> Result<(), RtcError> {
-        if let Packet::Rtcp(packets) = &mut message.message.packet {
-            for packet in packets {
-                let any = packet.as_any();
-                if any.is::<PictureLossIndication>() || any.is::<FullIntraRequest>() {
-                    self.keyframe_wanted.store(true, Ordering::Relaxed);
-                } else if let Some(nack) = any.downcast_ref::<TransportLayerNack>() {
-                    let mut nack = nack.clone();
-                    self.admit(&mut nack, message.now);
-                    *packet = Box::new(nack);
-                }
-            }
-        }
-        self.reads.push_back(message);
-        Ok(())
-    }
-
-    fn poll_read(&mut self) -> Option<TaggedPacket> {
-        self.reads.pop_front()
-    }
-
-    fn handle_write(&mut self, message: TaggedPacket) -> Result<(), RtcError> {
-        self.writes.push_back(message);
-        Ok(())
-    }
-
-    fn poll_write(&mut self) -> Option<TaggedPacket> {
-        self.writes.pop_front()
-    }
-}
-
-impl Interceptor for FeedbackTap {
-    fn bind_local_stream(&mut self, _: &StreamInfo) {}
-    fn unbind_local_stream(&mut self, _: &StreamInfo) {}
-    fn bind_remote_stream(&mut self, _: &StreamInfo) {}
-    fn unbind_remote_stream(&mut self, _: &StreamInfo) {}
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rtc::rtcp::transport_feedbacks::transport_layer_nack::NackPair;
-
-    #[test]
-    fn one_datagram_of_nacks_cannot_ask_for_more_than_is_kept() {
-        let t0 = crate::clock::now();
-        let mut tap = FeedbackTap::new(Arc::default(), t0);
-        let flood = TransportLayerNack {
-            nacks: vec![
-                NackPair {
-                    packet_id: 1,
-                    lost_packets: u16::MAX,
-                };
-                290
-            ],
-            ..TransportLayerNack::default()
-        };
-        let admitted = |tap: &mut FeedbackTap, now| {
-            let mut nack = flood.clone();
-            tap.admit(&mut nack, now);
-            nack.nacks.len() * 17
-        };
-        assert_eq!(admitted(&mut tap, t0), MAX_RETRANSMITS / 17 * 17);
-        assert_eq!(admitted(&mut tap, t0), 0);
-        let later = t0 + RETRANSMIT_WINDOW;
-        assert_eq!(admitted(&mut tap, later), MAX_RETRANSMITS / 17 * 17);
     }
 }
