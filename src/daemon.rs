@@ -26,6 +26,7 @@ use crate::server::{Server, ServerError, ServerOptions};
 use crate::signaling::server_url::{BadServerUrl, parse_server_url};
 use crate::signaling::websocket::{LinkOptions, run_link};
 use crate::systemd::Notifier;
+use crate::turn::credentials::IceServers;
 use crate::video::capture::CaptureRequest;
 use crate::{audio, clock, engine, interfaces, video};
 
@@ -175,7 +176,7 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
         viewer_key: viewer_key.clone(),
         device_key: device_key.clone(),
         allowed_origins: config.server.allowed_origins,
-        ice_servers: config.webrtc.ice_servers,
+        ice_servers: IceServers::new(&config.webrtc, clock::unix_time),
     })
     .await?;
     announce_server(
@@ -255,7 +256,7 @@ impl Room {
             viewer_key: viewer_key.clone(),
             device_key: device_key.clone(),
             allowed_origins: config.server.allowed_origins.clone(),
-            ice_servers: config.webrtc.ice_servers.clone(),
+            ice_servers: IceServers::new(&config.webrtc, clock::unix_time),
         })
         .await?;
         let address = server.local_addr();

@@ -9,8 +9,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// Most host candidates that are offered. Each costs the viewer a series of checks.
 pub const MAX_HOST_CANDIDATES: usize = 8;
 
-/// Names of interfaces that lead to containers and virtual machines on this host alone.
-const LOCAL_ONLY: [&str; 7] = ["docker", "veth", "br-", "virbr", "cni", "flannel", "lxc"];
+/// How the names of interfaces begin that lead to containers and virtual machines on this host
+/// alone. (Docker's bridges are `br-` and hexadecimal digits; OpenWrt's `br-lan` is a real one.)
+const LOCAL_ONLY: [&str; 16] = [
+    "docker", "veth", "virbr", "vnet", "vmnet", "vboxnet", "cni", "cali", "cilium", "flannel",
+    "kube", "lxc", "lxd", "incusbr", "podman", "nerdctl",
+];
 
 /// Returns whether a viewer elsewhere could reach an interface.
 #[must_use]
@@ -31,7 +35,10 @@ pub fn is_on_this_cable(interface: &str, address: IpAddr) -> bool {
 }
 
 fn leads_nowhere(interface: &str) -> bool {
-    LOCAL_ONLY.iter().any(|name| interface.starts_with(name))
+    let is_docker_bridge = interface
+        .strip_prefix("br-")
+        .is_some_and(|id| id.chars().all(|c| c.is_ascii_hexdigit()));
+    is_docker_bridge || LOCAL_ONLY.iter().any(|name| interface.starts_with(name))
 }
 
 /// Returns the `candidate:…` line of an address of ours. `index` orders them: 0 is tried first.
@@ -158,9 +165,16 @@ mod tests {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         assert!(is_useful("wlan0", ip("192.168.1.5")));
         assert!(is_useful("tailscale0", ip("100.64.0.1")));
+        assert!(is_useful("br-lan", ip("192.168.1.1")));
         for (name, address) in [
             ("docker0", "172.17.0.1"),
-            ("br-12ab", "172.18.0.1"),
+            ("br-12abf0c4d5e6", "172.18.0.1"),
+            ("veth3f2a@if5", "172.18.0.2"),
+            ("virbr0", "192.168.122.1"),
+            ("cni0", "10.88.0.1"),
+            ("podman0", "10.88.0.1"),
+            ("lxcbr0", "10.0.3.1"),
+            ("lxdbr0", "10.0.4.1"),
             ("lo", "127.0.0.1"),
             ("eth0", "169.254.3.4"),
             ("eth0", "fe80::1"),

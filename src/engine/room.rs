@@ -17,6 +17,7 @@ impl Engine {
                 self.in_room = true;
                 self.reflexive.add_servers(&ice_servers, now);
             }
+            RoomEvent::IceServers(ice_servers) => self.reflexive.add_servers(&ice_servers, now),
             RoomEvent::Disconnected => self.in_room = false,
             RoomEvent::ViewerJoined(viewer) => {
                 tracing::debug!(viewer = viewer.0, "viewer entered the room");
@@ -120,7 +121,11 @@ impl Engine {
     /// The configured addresses, or those of this machine as they are now.
     fn host_candidates(&self) -> Vec<String> {
         let addresses = if self.advertised.is_empty() {
-            self.port.interface_addresses(self.options.offer_loopback)
+            let webrtc = &self.options.webrtc;
+            let interfaces = self
+                .port
+                .interfaces(&webrtc.interfaces, self.options.offer_loopback);
+            interfaces.into_iter().map(|i| i.address).collect()
         } else {
             self.advertised.clone()
         };

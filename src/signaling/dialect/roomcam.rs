@@ -27,6 +27,9 @@ enum ServerMessage {
         ice_servers: Vec<Value>,
         viewers: Vec<ViewerId>,
     },
+    IceServers {
+        ice_servers: Vec<Value>,
+    },
     ViewerJoined {
         id: ViewerId,
     },
@@ -159,17 +162,17 @@ pub fn decode(text: &str) -> Incoming {
             viewers,
         } => {
             return Incoming::Joined {
-                ice_servers: ice_servers
-                    .iter()
-                    .filter_map(ice_server)
-                    .take(MAX_ICE_SERVERS)
-                    .collect(),
+                ice_servers: read_ice_servers(&ice_servers),
                 viewers: viewers
                     .into_iter()
                     .filter(is_id)
                     .take(MAX_VIEWERS)
                     .collect(),
             };
+        }
+        ServerMessage::IceServers { ice_servers } => {
+            let ice_servers = read_ice_servers(&ice_servers);
+            return Incoming::Event(RoomEvent::IceServers(ice_servers));
         }
         ServerMessage::Error { code, message } => return Incoming::Error { code, message },
         ServerMessage::ViewerJoined { id } => (id, RoomEvent::ViewerJoined),
@@ -203,6 +206,11 @@ fn event_of(viewer: ViewerId, event: impl FnOnce(ViewerId) -> RoomEvent) -> Inco
 
 fn is_id(viewer: &ViewerId) -> bool {
     (1..=MAX_VIEWER_ID_BYTES).contains(&viewer.0.len())
+}
+
+fn read_ice_servers(values: &[Value]) -> Vec<IceServer> {
+    let servers = values.iter().filter_map(ice_server);
+    servers.take(MAX_ICE_SERVERS).collect()
 }
 
 /// Reads an ICE server; fields we do not know are no reason to go without it.
