@@ -77,6 +77,16 @@ pub enum Dialect {
     /// The protocol of the embedded server, `docs/signaling.md`.
     #[default]
     Roomcam,
+    /// JSON on a WebSocket in rooms of two: `join`, `ready`, `offer`, `answer`, `candidate`.
+    WsRooms,
+    /// JSON on a WebSocket without rooms: everybody hears every description and candidate.
+    WsBroadcast,
+    /// Socket.IO in rooms of two: `join`, `created`, `joined`, `full`, `ready`, `offer`, …
+    SocketioRooms,
+    /// Socket.IO with calls from one socket id to another: `user:call`, `call:accepted`, …
+    SocketioCalls,
+    /// `OpenAyame`'s protocol: `register`, `accept`, `offer`, `answer`, `candidate`, `bye`.
+    Ayame,
 }
 
 /// `[server]`

@@ -10,6 +10,7 @@ pub mod dialect;
 pub mod keepalive;
 pub mod link;
 pub mod server_url;
+pub mod socketio;
 pub mod websocket;
 
 /// Names one viewer within one room, as the room server does. Opaque, at most

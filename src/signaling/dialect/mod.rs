@@ -48,6 +48,7 @@ impl Dialect {
     pub fn join(self, join: &Join) -> String {
         match self {
             Self::Roomcam => roomcam::join(join),
+            _ => String::new(),
         }
     }
 
@@ -56,6 +57,7 @@ impl Dialect {
     pub fn bye(self) -> String {
         match self {
             Self::Roomcam => roomcam::bye(),
+            _ => String::new(),
         }
     }
 
@@ -64,6 +66,7 @@ impl Dialect {
     pub fn decode(self, text: &str) -> Incoming {
         match self {
             Self::Roomcam => roomcam::decode(text),
+            _ => Incoming::Ignored,
         }
     }
 
@@ -72,6 +75,7 @@ impl Dialect {
     pub fn encode(self, message: &RoomMessage) -> String {
         match self {
             Self::Roomcam => roomcam::encode(message),
+            _ => String::new(),
         }
     }
 }
