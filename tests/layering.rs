@@ -46,6 +46,8 @@ const PURE: &[&str] = &[
     "src/signaling/backoff.rs",
     "src/signaling/dialect/",
     "src/signaling/link.rs",
+    "src/signaling/server_url.rs",
+    "src/signaling/socketio.rs",
     "src/viewer/",
 ];
 
