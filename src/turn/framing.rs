@@ -29,7 +29,7 @@ impl Deframer {
     /// # Errors
     ///
     /// [`NotTurn`]; there is no way to find the next message.
-    pub fn next(&mut self) -> Result<Option<Vec<u8>>, NotTurn> {
+    pub fn pop(&mut self) -> Result<Option<Vec<u8>>, NotTurn> {
         let rest = self.buffer.get(self.taken..).unwrap_or_default();
         let [first, _, l0, l1, ..] = rest else {
             return Ok(None);
@@ -71,7 +71,7 @@ mod tests {
             let mut found = Vec::new();
             for piece in stream.chunks(size) {
                 deframer.push(piece);
-                while let Some(message) = deframer.next().unwrap() {
+                while let Some(message) = deframer.pop().unwrap() {
                     found.push(message);
                 }
             }
@@ -83,6 +83,6 @@ mod tests {
     fn a_server_that_speaks_something_else_is_noticed() {
         let mut deframer = Deframer::default();
         deframer.push(b"\xffTTP/1.1 400 Bad Request");
-        assert_eq!(deframer.next(), Err(NotTurn));
+        assert_eq!(deframer.pop(), Err(NotTurn));
     }
 }

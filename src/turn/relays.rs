@@ -201,13 +201,11 @@ impl Relays {
     }
 
     /// Takes the servers that a room server hands out, in the place of those it handed out before.
-    pub fn handle_ice_servers(&mut self, ice_servers: &[IceServer]) {
+    pub fn handle_ice_servers(&mut self, ice_servers: &[IceServer], now: Instant) {
         self.handed = servers(ice_servers).collect();
         // New credentials are another chance.
-        if let Phase::Waiting(until) = &mut self.phase
-            && let Some(wanted) = self.wanted_until
-        {
-            *until = (*until).min(wanted.checked_sub(LINGER).unwrap_or(*until));
+        if let Phase::Waiting(until) = &mut self.phase {
+            *until = now;
         }
     }
 
@@ -225,10 +223,11 @@ impl Relays {
         }
     }
 
-    /// Returns whether an address may come so soon that a description should wait for it.
+    /// Returns until when a description should wait for an address that is being asked for.
     #[must_use]
-    pub fn is_gathering(&self, now: Instant) -> bool {
-        matches!(self.phase, Phase::Trying(_)) && self.gather_until.is_some_and(|until| now < until)
+    pub fn gathering_until(&self) -> Option<Instant> {
+        self.gather_until
+            .filter(|_| matches!(self.phase, Phase::Trying(_)))
     }
 
     /// Returns the address that is lent to us.
@@ -240,7 +239,9 @@ impl Relays {
     /// Returns whether `address` is, or was just now, lent to us.
     #[must_use]
     pub fn is_lent(&self, address: SocketAddr) -> bool {
-        self.lines.iter().any(|line| line.relayed() == Some(address))
+        self.lines
+            .iter()
+            .any(|line| line.relayed() == Some(address))
     }
 
     /// Returns what can be said of the relay.
@@ -407,13 +408,20 @@ impl Relays {
         }
         servers.truncate(MAX_SERVERS);
         servers.sort_by_key(|server| {
-            (Some(&server.url) != self.favourite.as_ref(), server.url.transport)
+            (
+                Some(&server.url) != self.favourite.as_ref(),
+                server.url.transport,
+            )
         });
         servers
     }
 
     fn renew_at(&self) -> Option<Instant> {
-        let current = self.lines.iter().rev().find(|line| line.relayed().is_some());
+        let current = self
+            .lines
+            .iter()
+            .rev()
+            .find(|line| line.relayed().is_some());
         current.and_then(Line::renew_at)
     }
 

@@ -128,7 +128,9 @@ fn tls_config() -> io::Result<Arc<ClientConfig>> {
     // A certificate that cannot be read is no reason to trust none.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
-        return Err(io::Error::other("this system has no root certificates: install ca-certificates"));
+        return Err(io::Error::other(
+            "this system has no root certificates: install ca-certificates",
+        ));
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
@@ -187,7 +189,7 @@ async fn move_stream(
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             deframer.push(buffer.get(..length).unwrap_or_default());
-            while let Some(message) = deframer.next().map_err(io::Error::other)? {
+            while let Some(message) = deframer.pop().map_err(io::Error::other)? {
                 if !reports.send(WireEvent::Message(message)).await {
                     return Ok(());
                 }
