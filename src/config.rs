@@ -393,7 +393,7 @@ impl Config {
                 "at most 16 rooms, each of 1 to 128 bytes, no control characters",
             ),
         };
-        let checks: [(&'static str, String, bool, &'static str); 9] = [
+        let checks: [(&'static str, String, bool, &'static str); 10] = [
             (
                 "video.width",
                 v.width.to_string(),
@@ -435,6 +435,12 @@ impl Config {
                 self.room.name.clone(),
                 self.room.dialect.is_room_name(&self.room.name),
                 room_rule,
+            ),
+            (
+                "room.dialect",
+                format!("{:?}", self.room.dialect),
+                self.room.dialect == Dialect::Roomcam || !self.room.server.is_empty(),
+                "\"roomcam\" as long as room.server names no server",
             ),
             (
                 "room.rooms",
