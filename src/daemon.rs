@@ -17,14 +17,14 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::audio::capture::AudioRequest;
-use crate::config::{Config, Secret};
+use crate::config::{Auth, Config, Dialect, Headers, Secret};
 use crate::control::SourceStatus;
 use crate::engine::{EngineChannels, EngineError, EngineOptions, Pulse};
 use crate::keys::{self, KeyError};
 use crate::rtp::{AudioFrame, VideoFrame};
 use crate::server::{Server, ServerError, ServerOptions};
 use crate::signaling::server_url::{BadServerUrl, parse_server_url};
-use crate::signaling::websocket::{LinkOptions, run_link};
+use crate::signaling::websocket::{Authorities, CaFileError, LinkOptions, run_link};
 use crate::systemd::Notifier;
 use crate::video::capture::CaptureRequest;
 use crate::{audio, clock, engine, interfaces, video};
@@ -66,6 +66,9 @@ pub enum DaemonError {
     /// The URL of the room server.
     #[error(transparent)]
     ServerUrl(#[from] BadServerUrl),
+    /// The CA of the room server.
+    #[error(transparent)]
+    CaFile(#[from] CaFileError),
     /// Threads, signals, standard output.
     #[error("cannot start")]
     Start(#[from] io::Error),
@@ -223,15 +226,8 @@ impl Room {
         tasks: &mut JoinSet<()>,
     ) -> Result<Self, DaemonError> {
         let instance = keys::generate()?.expose().to_owned();
-        let link = |server, key| LinkOptions {
-            server,
-            dialect: config.room.dialect,
-            room: config.room.name.clone(),
-            key,
-            instance,
-        };
         if !config.room.server.is_empty() {
-            let server = parse_server_url(&config.room.server)?;
+            let server = parse_server_url(&config.room.server, config.room.dialect)?;
             let is_local = match server.host() {
                 Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
                 Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
@@ -239,7 +235,16 @@ impl Room {
                 None => false,
             };
             return Ok(Self {
-                link: link(server, config.room.key.clone()),
+                link: LinkOptions {
+                    server,
+                    dialect: config.room.dialect,
+                    room: config.room.name.clone(),
+                    key: config.room.key.clone(),
+                    instance,
+                    headers: config.room.headers.clone(),
+                    auth: config.room.auth.clone(),
+                    authorities: Authorities::load(&config.room.ca_file)?,
+                },
                 is_local,
                 page: None,
             });
@@ -261,9 +266,17 @@ impl Room {
         let address = server.local_addr();
         tasks.spawn(server.run(shut.clone()));
         let local = SocketAddr::new(reachable_from_here(address.ip()), address.port());
-        let url = parse_server_url(&format!("ws://{local}/ws"))?;
         Ok(Self {
-            link: link(url, device_key),
+            link: LinkOptions {
+                server: parse_server_url(&format!("ws://{local}"), Dialect::Roomcam)?,
+                dialect: Dialect::Roomcam,
+                room: config.room.name.clone(),
+                key: device_key,
+                instance,
+                headers: Headers::default(),
+                auth: Auth::default(),
+                authorities: Authorities::default(),
+            },
             is_local: address.ip().is_loopback(),
             page: Some(page_url(address, &config.room.name, &viewer_key)),
         })
