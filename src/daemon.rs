@@ -17,7 +17,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::audio::capture::AudioRequest;
-use crate::config::{Auth, Config, Dialect, Headers, Secret};
+use crate::config::{CallEvents, Config, Dialect, Headers, Secret};
 use crate::control::SourceStatus;
 use crate::engine::{EngineChannels, EngineError, EngineOptions, Pulse};
 use crate::keys::{self, KeyError};
@@ -25,6 +25,7 @@ use crate::rtp::{AudioFrame, VideoFrame};
 use crate::server::{Server, ServerError, ServerOptions};
 use crate::signaling::server_url::{BadServerUrl, parse_server_url};
 use crate::signaling::websocket::{Authorities, CaFileError, LinkOptions, run_link};
+use crate::signaling::{RoomEvent, RoomIndex, RoomMessage};
 use crate::systemd::Notifier;
 use crate::video::capture::CaptureRequest;
 use crate::{audio, clock, engine, interfaces, video};
@@ -93,7 +94,11 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
     let room = Room::open(&config, mode, &shut_server, &mut servers).await?;
     let (mut capture, channels) = start_capture(&config, shut.clone())?;
     let (event_tx, events) = mpsc::channel(SIGNAL_QUEUE);
-    let (messages, message_rx) = mpsc::channel(SIGNAL_QUEUE);
+    let (messages, message_queues): (Vec<_>, Vec<_>) = room
+        .links
+        .iter()
+        .map(|_| mpsc::channel(SIGNAL_QUEUE))
+        .unzip();
     let (pulse, mut pulses) = watch::channel(Pulse {
         at: clock::now(),
         summary: "starting".to_owned(),
@@ -109,7 +114,11 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
         },
         channels.with(events, messages, pulse),
     )?;
-    let link = tokio::spawn(run_link(room.link, event_tx, message_rx));
+    let mut links = JoinSet::new();
+    for (i, (link, queue)) in room.links.into_iter().zip(message_queues).enumerate() {
+        links.spawn(run_link(link, RoomIndex(i), event_tx.clone(), queue));
+    }
+    drop(event_tx);
 
     if let Some(page) = &room.page {
         announce(page, mode)?;
@@ -137,8 +146,10 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
     tracing::info!("stopping");
     let everything_ended = async {
         join([engine]).await;
-        if let Err(error) = link.await {
-            tracing::error!(%error, "bug: the link ended by itself");
+        while let Some(ended) = links.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "bug: a link ended by itself");
+            }
         }
         shutdown_server.send_replace(true);
         while servers.join_next().await.is_some() {}
@@ -202,9 +213,9 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
     Ok(())
 }
 
-/// The room, as the device sees it.
+/// The rooms, as the device sees them.
 struct Room {
-    link: LinkOptions,
+    links: Vec<LinkOptions>,
     /// Whether the room server is on this machine.
     is_local: bool,
     page: Option<Page>,
@@ -226,6 +237,13 @@ impl Room {
         tasks: &mut JoinSet<()>,
     ) -> Result<Self, DaemonError> {
         let instance = keys::generate()?.expose().to_owned();
+        let links = |to: LinkOptions| {
+            let link = |name: &String| LinkOptions {
+                room: name.clone(),
+                ..to.clone()
+            };
+            config.room.names().map(link).collect()
+        };
         if !config.room.server.is_empty() {
             let server = parse_server_url(&config.room.server, config.room.dialect)?;
             let is_local = match server.host() {
@@ -235,16 +253,17 @@ impl Room {
                 None => false,
             };
             return Ok(Self {
-                link: LinkOptions {
+                links: links(LinkOptions {
                     server,
                     dialect: config.room.dialect,
-                    room: config.room.name.clone(),
+                    room: String::new(),
                     key: config.room.key.clone(),
                     instance,
                     headers: config.room.headers.clone(),
-                    auth: config.room.auth.clone(),
                     authorities: Authorities::load(&config.room.ca_file)?,
-                },
+                    auth: config.room.auth.to_json(),
+                    events: config.room.events.clone(),
+                }),
                 is_local,
                 page: None,
             });
@@ -267,16 +286,17 @@ impl Room {
         tasks.spawn(server.run(shut.clone()));
         let local = SocketAddr::new(reachable_from_here(address.ip()), address.port());
         Ok(Self {
-            link: LinkOptions {
+            links: links(LinkOptions {
                 server: parse_server_url(&format!("ws://{local}"), Dialect::Roomcam)?,
                 dialect: Dialect::Roomcam,
-                room: config.room.name.clone(),
+                room: String::new(),
                 key: device_key,
                 instance,
                 headers: Headers::default(),
-                auth: Auth::default(),
                 authorities: Authorities::default(),
-            },
+                auth: Secret::default(),
+                events: CallEvents::default(),
+            }),
             is_local: address.ip().is_loopback(),
             page: Some(page_url(address, &config.room.name, &viewer_key)),
         })
@@ -386,8 +406,8 @@ struct CaptureChannels {
 impl CaptureChannels {
     fn with(
         self,
-        events: mpsc::Receiver<crate::signaling::RoomEvent>,
-        messages: mpsc::Sender<crate::signaling::RoomMessage>,
+        events: mpsc::Receiver<(RoomIndex, RoomEvent)>,
+        messages: Vec<mpsc::Sender<RoomMessage>>,
         pulse: watch::Sender<Pulse>,
     ) -> EngineChannels {
         EngineChannels {

@@ -13,11 +13,11 @@ use rcgen::{
     date_time_ymd,
 };
 use roomcam::clock;
-use roomcam::config::{Auth, Dialect, Headers, Secret};
-use roomcam::signaling::RoomEvent;
+use roomcam::config::{CallEvents, Dialect, Headers, Secret};
 use roomcam::signaling::server_url::parse_server_url;
 use roomcam::signaling::socketio::{self, SocketIo, SocketIoEvent};
 use roomcam::signaling::websocket::{Authorities, LinkOptions, run_link};
+use roomcam::signaling::{RoomEvent, RoomIndex};
 use serde_json::{Value, json};
 use socketioxide::extract::{Data, SocketRef, TryData};
 use socketioxide::handler::ConnectHandler as _;
@@ -202,8 +202,9 @@ fn options(url: &str) -> LinkOptions {
         key: Secret::new("k".to_owned()),
         instance: "i".to_owned(),
         headers: Headers::default(),
-        auth: Auth::default(),
         authorities: Authorities::default(),
+        auth: Secret::default(),
+        events: CallEvents::default(),
     }
 }
 
@@ -251,7 +252,12 @@ async fn attempt(options: LinkOptions) -> Result<String, String> {
     let (log, _capturing) = Log::capture();
     let (event_sender, mut events) = mpsc::channel(16);
     let (messages, message_receiver) = mpsc::channel(1);
-    let link = tokio::spawn(run_link(options, event_sender, message_receiver));
+    let link = tokio::spawn(run_link(
+        options,
+        RoomIndex(0),
+        event_sender,
+        message_receiver,
+    ));
     let told = async {
         while !log.text().contains("no connection to the room server") {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -260,7 +266,7 @@ async fn attempt(options: LinkOptions) -> Result<String, String> {
     let joined = soon(async {
         tokio::select! {
             event = events.recv() => {
-                assert!(matches!(event, Some(RoomEvent::Joined { .. })), "{event:?}");
+                assert!(matches!(event, Some((_, RoomEvent::Joined { .. }))), "{event:?}");
                 true
             }
             () = told => false,
@@ -418,8 +424,7 @@ async fn nothing_secret_is_logged() {
         let mut options = options(&url);
         options.key = Secret::new("hunter2".to_owned());
         options.headers = Headers::from_iter([("Cookie", "hunter2")]);
-        let payload = json!({"token": "hunter2"});
-        options.auth = Auth::from(payload.as_object().unwrap().clone());
+        options.auth = Secret::new(r#"{"token":"hunter2"}"#.to_owned());
         let configured = format!("{:?} {:?}", options.headers, options.auth);
         let logged = attempt(options).await.unwrap_or_else(|told| told);
         assert!(logged.contains(&address.to_string()), "{logged}");

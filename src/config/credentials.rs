@@ -77,16 +77,13 @@ impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Headers {
 pub struct Auth(serde_json::Map<String, Value>);
 
 impl Auth {
-    /// Returns the payload, or `None` where nothing was configured. Not for logs.
+    /// Returns the payload as JSON; empty where nothing was configured.
     #[must_use]
-    pub fn payload(&self) -> Option<Value> {
-        (!self.0.is_empty()).then(|| Value::Object(self.0.clone()))
-    }
-}
-
-impl From<serde_json::Map<String, Value>> for Auth {
-    fn from(payload: serde_json::Map<String, Value>) -> Self {
-        Self(payload)
+    pub fn to_json(&self) -> Secret {
+        if self.0.is_empty() {
+            return Secret::default();
+        }
+        Secret::new(Value::Object(self.0.clone()).to_string())
     }
 }
 
@@ -150,10 +147,11 @@ mod tests {
         config.check().unwrap();
         let headers = Headers::from_iter([("Authorization", "Bearer x")]);
         assert_eq!(config.room.headers, headers);
-        let payload =
+        let payload: Value = serde_json::from_str(config.room.auth.to_json().expose()).unwrap();
+        let expected =
             json!({"token": "t", "n": 1, "nested": {"since": "2020-01-01", "list": [true, 0.5]}});
-        assert_eq!(config.room.auth.payload(), Some(payload));
-        assert_eq!(Config::default().room.auth.payload(), None);
+        assert_eq!(payload, expected);
+        assert!(Config::default().room.auth.to_json().is_empty());
         let shown = format!("{config:?}");
         assert!(!shown.contains("Bearer") && !shown.contains("2020"));
     }

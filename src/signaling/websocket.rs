@@ -14,12 +14,12 @@ use tokio_tungstenite::tungstenite::{self, Bytes, Message};
 use tracing::{debug, info, warn};
 use url::Url;
 
-use super::dialect::Join;
+use super::dialect::{Adapter, Join};
 use super::link::{Link, Output, Report};
 use super::server_url::server_name;
-use super::{RoomEvent, RoomMessage};
+use super::{RoomEvent, RoomIndex, RoomMessage};
 use crate::clock;
-use crate::config::{Auth, Dialect, Headers, Secret};
+use crate::config::{CallEvents, Dialect, Headers, Secret};
 
 mod connect;
 mod tls;
@@ -48,19 +48,22 @@ pub struct LinkOptions {
     pub instance: String,
     /// What the server wants to see in the HTTP request.
     pub headers: Headers,
-    /// What a Socket.IO server wants to be told of us.
-    pub auth: Auth,
     /// Which certificates are believed on top of the system's.
     pub authorities: Authorities,
+    /// Payload of Socket.IO's CONNECT packet: a JSON object, or empty.
+    pub auth: Secret,
+    /// Event names of `socketio-calls`.
+    pub events: CallEvents,
 }
 
 type Connecting = Pin<Box<dyn Future<Output = Result<Socket, ConnectError>> + Send>>;
 
-/// Keeps the device in its room until `messages` is closed; then leaves, which takes at most a
+/// Keeps the device in `room` until `messages` is closed; then leaves, which takes at most a
 /// second.
 pub async fn run_link(
     options: LinkOptions,
-    events: mpsc::Sender<RoomEvent>,
+    room: RoomIndex,
+    events: mpsc::Sender<(RoomIndex, RoomEvent)>,
     mut messages: mpsc::Receiver<RoomMessage>,
 ) {
     choose_cryptography();
@@ -68,11 +71,13 @@ pub async fn run_link(
         room: options.room,
         key: options.key,
         instance: options.instance,
+        auth: options.auth,
+        events: options.events,
     };
     let seed = getrandom::u64().unwrap_or_else(|_| clock::unix_time().as_secs());
     let mut driver = Driver {
         name: format!("{} room {}", server_name(&options.server), join.room),
-        link: Link::new(options.dialect, join, seed, clock::now()),
+        link: Link::new(Adapter::new(options.dialect, join), seed, clock::now()),
         endpoint: Endpoint::new(options.server, options.headers, options.authorities),
         connecting: None,
         socket: None,
@@ -82,13 +87,13 @@ pub async fn run_link(
         driver.perform().await;
         tokio::select! {
             message = messages.recv() => match message {
-                Some(message) => driver.link.handle_message(&message),
+                Some(message) => driver.link.handle_message(&message, clock::now()),
                 None => break,
             },
             permit = events.reserve(), if !driver.events.is_empty() => match permit {
                 Ok(permit) => {
                     if let Some(event) = driver.events.pop_front() {
-                        permit.send(event); // full: awaits
+                        permit.send((room, event)); // full: awaits
                     }
                 }
                 Err(_) => break, // Nobody listens any more.
