@@ -13,6 +13,10 @@ use serde::Deserialize;
 use crate::signaling::IceServer;
 use crate::turn::url::TurnUrl;
 
+mod credentials;
+
+pub use credentials::{Auth, Headers};
+
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
@@ -73,6 +77,12 @@ pub struct Room {
     pub events: CallEvents,
     /// The key viewers must know; empty: made at the first start and kept in the state directory.
     pub key: Secret,
+    /// Headers of the HTTP request that opens the WebSocket to a foreign room server.
+    pub headers: Headers,
+    /// What a Socket.IO server is told of us when we connect.
+    pub auth: Auth,
+    /// PEM file with further CAs that may sign the room server's certificate; empty: the system's.
+    pub ca_file: PathBuf,
 }
 
 /// Wire protocols of room servers.
@@ -222,6 +232,9 @@ impl Default for Room {
             rooms: Vec::new(),
             events: CallEvents::default(),
             key: Secret::default(),
+            headers: Headers::default(),
+            auth: Auth::default(),
+            ca_file: PathBuf::new(),
         }
     }
 }
@@ -372,6 +385,14 @@ pub enum ConfigError {
         /// The legal values, in words.
         legal: &'static str,
     },
+    /// A header that cannot be sent to a room server.
+    #[error("room.headers: {name}: {problem}")]
+    Header {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
 }
 
 impl Config {
@@ -414,7 +435,8 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Range`] for the first value that is out of its range.
+    /// [`ConfigError::Range`] for the first value that is out of its range, or
+    /// [`ConfigError::Header`].
     pub fn check(&self) -> Result<(), ConfigError> {
         let even = |n: u32| n.is_multiple_of(2);
         let v = &self.video;
@@ -428,7 +450,7 @@ impl Config {
                 "at most 16 rooms, each of 1 to 128 bytes, no control characters",
             ),
         };
-        let checks: [(&'static str, String, bool, &'static str); 9] = [
+        let checks: [(&'static str, String, bool, &'static str); 10] = [
             (
                 "video.width",
                 v.width.to_string(),
@@ -472,6 +494,12 @@ impl Config {
                 room_rule,
             ),
             (
+                "room.dialect",
+                format!("{:?}", self.room.dialect),
+                self.room.dialect == Dialect::Roomcam || !self.room.server.is_empty(),
+                "\"roomcam\" as long as room.server names no server",
+            ),
+            (
                 "room.rooms",
                 self.room.rooms.join(", "),
                 self.room.rooms.len() <= MAX_ROOMS
@@ -494,6 +522,7 @@ impl Config {
                 return Err(ConfigError::Range { key, value, legal });
             }
         }
+        self.room.headers.check()?;
         self.webrtc.turn.check()
     }
 }
@@ -525,11 +554,22 @@ impl Turn {
 
 /// Returns `message`, unless it may quote the value of a key or password in line `line`.
 fn quote_no_secret<'a>(text: &str, line: usize, message: &'a str) -> &'a str {
-    let line = text.lines().nth(line - 1).unwrap_or_default();
-    let secrets = ["key", "credential", "password", "secret"];
-    let names_secret = secrets.iter().any(|name| line.contains(name));
-    let names_no_value = message.starts_with("unknown field");
-    if names_secret && !names_no_value {
+    if message.starts_with("unknown field") {
+        return message;
+    }
+    let mut backwards = text
+        .lines()
+        .take(line)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev();
+    let at = backwards.clone().next().unwrap_or_default();
+    let section = backwards.find(|line| line.trim_start().starts_with('['));
+    let names = |line: &str, secrets: &[&str]| secrets.iter().any(|name| line.contains(name));
+    let tables = &["headers", "auth"];
+    if names(at, tables) || section.is_some_and(|section| names(section, tables)) {
+        "not a table like { NAME = \"VALUE\" } (the line is not shown: it may hold a key)"
+    } else if names(at, &["key", "credential", "password", "secret"]) {
         "not a text in quotes (the line is not shown: it holds a key)"
     } else {
         message
@@ -583,7 +623,7 @@ mod tests {
                 keys.map(move |k| format!("{t}.{k}")).collect::<Vec<_>>()
             })
             .collect();
-        assert_eq!(keys.len(), 5 + 2 + 6 + 3 + 7 + 3, "{keys:?}");
+        assert_eq!(keys.len(), 5 + 2 + 9 + 3 + 7 + 3, "{keys:?}");
         let turn = table["webrtc"]["turn"].as_table().unwrap();
         assert_eq!(turn.len(), 5, "{turn:?}");
     }
@@ -605,6 +645,19 @@ mod tests {
         ] {
             let error = Config::parse(&format!("[room]\n\n{wrong}\n")).unwrap_err();
             assert!(error.contains("line 3"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        for wrong in [
+            "headers = { Authorization = hunter2 }",
+            "headers = \"hunter2\"",
+            "auth = \"hunter2\"",
+            "headers.Authorization = [\"hunter2\"]",
+            "[room.headers]\nAuthorization = [\"hunter2\"]",
+            "[room.headers]\n\nAuthorization = 5 hunter2",
+            "[room.auth]\ntoken = hunter2",
+        ] {
+            let error = Config::parse(&format!("[room]\n{wrong}\n")).unwrap_err();
+            assert!(error.contains("not shown"), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
     }

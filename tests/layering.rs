@@ -23,12 +23,13 @@ const OWNERS: &[(&str, &[&str])] = &[
             "src/watch/webrtc.rs",
         ],
     ),
-    ("rustls_native_certs::", &["src/engine/turn/wire.rs"]),
+    ("rustls_native_certs::", &["src/signaling/websocket/tls.rs"]),
     ("tokio_rustls::", &["src/engine/turn/wire.rs"]),
     (
         "tokio_tungstenite::",
         &[
             "src/signaling/websocket.rs",
+            "src/signaling/websocket/connect.rs",
             "src/server/websocket.rs",
             "src/watch/websocket.rs",
         ],

@@ -66,6 +66,25 @@ fn a_viewer_that_was_called_can_renegotiate_and_restart_ice() {
 }
 
 #[test]
+fn a_viewer_that_would_send_its_own_picture_is_told_not_to() {
+    let mut simulation = Simulation::strangers(23);
+    let offer = simulation.browser_offers_with_tracks();
+    assert_eq!(offer.matches("a=sendrecv").count(), 2, "{offer}");
+    let answer = simulation.device_answers(&offer);
+    assert_eq!(answer.matches("a=sendonly").count(), 2, "{answer}");
+    assert_eq!(answer.matches("a=sendrecv").count(), 0, "{answer}");
+    simulation.browser_accepts(answer);
+    let up = |s: &Simulation| s.events.contains(&ViewerEvent::Connected);
+    assert!(simulation.run_while_not(2 * SECOND, up), "connects");
+    simulation.run(SECOND);
+    simulation.stream(SECOND);
+    simulation.renegotiate(false);
+    simulation.stream(SECOND);
+    simulation.run(SECOND);
+    assert_eq!(simulation.whole_frames(), simulation.frames_sent());
+}
+
+#[test]
 fn nobody_who_takes_our_offer_is_no_failed_connection() {
     let mut simulation = Simulation::strangers(22);
     simulation.device_offers();

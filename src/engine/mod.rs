@@ -34,6 +34,7 @@ use crate::control::protocol::{self, Command};
 use crate::control::{DeviceState, Report, SourceStatus};
 use crate::rtp::gop::Gop;
 use crate::rtp::{AudioFrame, VideoFrame};
+use crate::signaling::websocket::Authorities;
 use crate::signaling::{IceServer, RoomEvent, RoomIndex, RoomMessage, Seat};
 use crate::video::capture::CaptureRequest;
 use crate::viewer::keyframes::KeyframeRequests;
@@ -75,6 +76,8 @@ pub struct EngineOptions {
     pub has_video: bool,
     /// Whether there is an audio source at all.
     pub has_audio: bool,
+    /// Whose TLS certificates are believed.
+    pub authorities: Authorities,
     /// Whether to offer the loopback address: the room server is on this machine.
     pub offer_loopback: bool,
 }
@@ -222,7 +225,7 @@ impl Engine {
             network: Network {
                 port,
                 advertised: options.webrtc.advertised_addresses.clone(),
-                turn: turn::Turn::new(&options.webrtc),
+                turn: turn::Turn::new(&options.webrtc, options.authorities.clone()),
             },
             reflexive,
             roster: Roster::new(options.webrtc.max_viewers),

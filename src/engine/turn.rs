@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::clock;
 use crate::config::WebRtc;
+use crate::signaling::websocket::Authorities;
 use crate::turn::relays::{LineId, Output, Relays, Report};
 
 mod wire;
@@ -25,6 +26,7 @@ const MAX_QUEUED_EVENTS: usize = 256;
 pub(super) struct Turn {
     /// Drain it with [`Turn::settle`] after each input.
     pub(super) relays: Relays,
+    authorities: Authorities,
     lines: HashMap<LineId, mpsc::Sender<Vec<u8>>>,
     events: mpsc::Receiver<(LineId, WireEvent)>,
     reports: mpsc::Sender<(LineId, WireEvent)>,
@@ -36,10 +38,11 @@ pub(super) struct Turn {
 pub(super) struct Incoming(LineId, WireEvent);
 
 impl Turn {
-    pub(super) fn new(webrtc: &WebRtc) -> Self {
+    pub(super) fn new(webrtc: &WebRtc, authorities: Authorities) -> Self {
         let (reports, events) = mpsc::channel(MAX_QUEUED_EVENTS);
         Self {
             relays: Relays::new(webrtc),
+            authorities,
             lines: HashMap::new(),
             events,
             reports,
@@ -108,7 +111,9 @@ impl Turn {
                     let (sender, outgoing) = mpsc::channel(MAX_QUEUED_MESSAGES);
                     self.lines.insert(line, sender);
                     let events = self.reports.clone();
-                    tokio::spawn(wire::run(url, Reports { line, events }, outgoing));
+                    let reports = Reports { line, events };
+                    let authorities = self.authorities.clone();
+                    tokio::spawn(wire::run(url, authorities, reports, outgoing));
                 }
                 Output::Write { line, message } => {
                     let sender = self.lines.get(&line);

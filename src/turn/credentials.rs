@@ -8,8 +8,7 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
+use data_encoding::BASE64;
 use hmac::{Hmac, Mac as _};
 use sha1::Sha1;
 
@@ -42,7 +41,7 @@ impl Credentials {
         let signature = hmac_sha1(secret.expose().as_bytes(), username.as_bytes());
         Self {
             username,
-            password: Secret::new(BASE64_STANDARD.encode(signature)),
+            password: Secret::new(BASE64.encode(&signature)),
         }
     }
 }

@@ -322,6 +322,7 @@ impl Peer {
     pub fn answer(&mut self, offer: &str, now: Instant) -> Result<String, PeerError> {
         let offer = RTCSessionDescription::offer(offer.to_owned())?;
         self.pc.set_remote_description(now, offer)?;
+        self.only_send();
         let answer = self.pc.create_answer(None)?;
         self.pc.set_local_description(now, answer)?;
         self.read_negotiated_parameters();
@@ -335,12 +336,7 @@ impl Peer {
     ///
     /// [`PeerError`], which is a bug of ours.
     pub fn offer(&mut self, now: Instant) -> Result<String, PeerError> {
-        let transceivers: Vec<_> = self.pc.get_transceivers().collect();
-        for id in transceivers {
-            if let Some(mut transceiver) = self.pc.rtp_transceiver(id) {
-                transceiver.set_direction(RTCRtpTransceiverDirection::Sendonly);
-            }
-        }
+        self.only_send();
         drop(self.pc.create_data_channel(CONTROL_CHANNEL, None)?);
         let offer = self.pc.create_offer(None)?;
         self.pc.set_local_description(now, offer)?;
@@ -511,6 +507,25 @@ impl Peer {
                 self.control = None;
             }
             _ => {}
+        }
+    }
+
+    /// A viewer that is told so sends nothing of its own, and costs nothing. To be said once the lines of
+    /// an offer are matched: before, those that go both ways would not find ours.
+    fn only_send(&mut self) {
+        let transceivers: Vec<_> = self.pc.get_transceivers().collect();
+        for id in transceivers {
+            if let Some(mut transceiver) = self.pc.rtp_transceiver(id) {
+                match transceiver.direction() {
+                    RTCRtpTransceiverDirection::Sendrecv => {
+                        transceiver.set_direction(RTCRtpTransceiverDirection::Sendonly);
+                    }
+                    RTCRtpTransceiverDirection::Recvonly => {
+                        transceiver.set_direction(RTCRtpTransceiverDirection::Inactive);
+                    }
+                    _ => {}
+                }
+            }
         }
     }
 

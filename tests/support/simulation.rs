@@ -13,6 +13,7 @@ use roomcam::rtp::VideoFrame;
 use roomcam::viewer::webrtc::{Certificate, Datagram, PeerOptions};
 use roomcam::viewer::{Viewer, ViewerEvent};
 use rtc::data_channel::RTCDataChannelId;
+use rtc::media_stream::MediaStreamTrack;
 use rtc::peer_connection::configuration::interceptor_registry::register_default_interceptors;
 use rtc::peer_connection::configuration::media_engine::MediaEngine;
 use rtc::peer_connection::configuration::setting_engine::SettingEngineBuilder;
@@ -23,7 +24,9 @@ use rtc::peer_connection::transport::RTCIceCandidateInit;
 use rtc::peer_connection::{RTCPeerConnection, RTCPeerConnectionBuilder};
 use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtc::rtp_transceiver::RTCRtpReceiverId;
-use rtc::rtp_transceiver::rtp_sender::RtpCodecKind;
+use rtc::rtp_transceiver::rtp_sender::{
+    RTCRtpCodingParameters, RTCRtpEncodingParameters, RtpCodecKind,
+};
 use rtc::sansio::Protocol;
 use rtc::shared::{TaggedBytesMut, TransportContext, TransportProtocol};
 
@@ -164,7 +167,35 @@ impl Simulation {
         self.browser.local_description().unwrap().sdp
     }
 
-    fn browser_accepts(&mut self, answer: String) {
+    /// A page with a camera and a microphone.
+    pub(crate) fn browser_offers_with_tracks(&mut self) -> String {
+        for (kind, name, ssrc) in [
+            (RtpCodecKind::Audio, "audio", 77),
+            (RtpCodecKind::Video, "video", 78),
+        ] {
+            let encoding = RTCRtpEncodingParameters {
+                rtp_coding_parameters: RTCRtpCodingParameters {
+                    ssrc: Some(ssrc),
+                    ..RTCRtpCodingParameters::default()
+                },
+                ..RTCRtpEncodingParameters::default()
+            };
+            let name = name.to_owned();
+            let track =
+                MediaStreamTrack::new("s".to_owned(), name.clone(), name, kind, vec![encoding]);
+            self.browser.add_track(track).unwrap();
+        }
+        self.browser_offers()
+    }
+
+    pub(crate) fn device_answers(&mut self, offer: &str) -> String {
+        let answer = self
+            .viewer
+            .handle_offer(offer, &[candidate(DEVICE)], self.now);
+        answer.unwrap()
+    }
+
+    pub(crate) fn browser_accepts(&mut self, answer: String) {
         let answer = RTCSessionDescription::answer(answer).unwrap();
         self.browser
             .set_remote_description(self.now, answer)

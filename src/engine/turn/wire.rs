@@ -1,5 +1,5 @@
-//! A connection to a TURN server: datagrams, a stream, or a stream under TLS (rustls, the system's
-//! roots).
+//! A connection to a TURN server: datagrams, a stream, or a stream under TLS, which believes the
+//! certificates that room servers are believed with.
 //!
 //! Messages in, messages out; nothing is read of them but where they end.
 
@@ -12,8 +12,8 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use crate::signaling::websocket::Authorities;
 use crate::turn::framing::Deframer;
 use crate::turn::relays::LineId;
 use crate::turn::url::{Transport, TurnUrl};
@@ -53,7 +53,12 @@ impl Reports {
 }
 
 /// Connects, and moves messages until `outgoing` is closed and everything in it is sent.
-pub(super) async fn run(url: TurnUrl, reports: Reports, mut outgoing: mpsc::Receiver<Vec<u8>>) {
+pub(super) async fn run(
+    url: TurnUrl,
+    authorities: Authorities,
+    reports: Reports,
+    mut outgoing: mpsc::Receiver<Vec<u8>>,
+) {
     let connected = async {
         let address = resolve(&url).await?;
         Ok(match url.transport {
@@ -61,7 +66,7 @@ pub(super) async fn run(url: TurnUrl, reports: Reports, mut outgoing: mpsc::Rece
             Transport::Tcp => Connection::Stream(Box::new(stream(address).await?)),
             Transport::Tls => {
                 let stream = stream(address).await?;
-                Connection::Stream(Box::new(encrypted(&url.host, stream).await?))
+                Connection::Stream(Box::new(encrypted(&url.host, authorities, stream).await?))
             }
         })
     };
@@ -116,29 +121,20 @@ async fn stream(server: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn encrypted(host: &str, stream: TcpStream) -> io::Result<impl Stream + use<>> {
+async fn encrypted(
+    host: &str,
+    authorities: Authorities,
+    stream: TcpStream,
+) -> io::Result<impl Stream + use<>> {
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-    // Reading the system's certificates takes tens of milliseconds, which media has not.
-    let config = tokio::task::spawn_blocking(tls_config).await??;
-    TlsConnector::from(config).connect(name, stream).await
-}
-
-fn tls_config() -> io::Result<Arc<ClientConfig>> {
-    let mut roots = RootCertStore::empty();
-    // A certificate that cannot be read is no reason to trust none.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        return Err(io::Error::other(
-            "this system has no root certificates: install ca-certificates",
-        ));
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+    // Reading the system's certificates takes a while, which media has not.
+    let reading = tokio::task::spawn_blocking(move || authorities.client_config());
+    let config = reading.await?.map_err(|_| {
+        let remedy = "no CA certificates: install ca-certificates, or set room.ca_file";
+        io::Error::other(remedy)
+    })?;
+    let connector = TlsConnector::from(Arc::new(config));
+    connector.connect(name, stream).await
 }
 
 async fn move_datagrams(
