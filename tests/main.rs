@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod browser;
 #[cfg(test)]
+mod dialects;
+#[cfg(test)]
 mod guest;
 #[cfg(test)]
 mod layering;

@@ -3,5 +3,6 @@
 pub(crate) mod chromium;
 pub(crate) mod demo;
 pub(crate) mod guest;
+pub(crate) mod peers;
 pub(crate) mod room;
 pub(crate) mod simulation;
