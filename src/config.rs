@@ -66,6 +66,10 @@ pub struct Room {
     pub dialect: Dialect,
     /// Name of the room.
     pub name: String,
+    /// Several rooms instead of the one of `name`, all fed by one encoder; only with `server`.
+    pub rooms: Vec<String>,
+    /// Event names of `socketio-calls`.
+    pub events: CallEvents,
     /// The key viewers must know; empty: made at the first start and kept in the state directory.
     pub key: Secret,
 }
@@ -77,16 +81,40 @@ pub enum Dialect {
     /// The protocol of the embedded server, `docs/signaling.md`.
     #[default]
     Roomcam,
-    /// JSON on a WebSocket in rooms of two: `join`, `ready`, `offer`, `answer`, `candidate`.
+    /// JSON over a plain WebSocket, rooms of two, who offers is not defined.
     WsRooms,
-    /// JSON on a WebSocket without rooms: everybody hears every description and candidate.
+    /// JSON over a plain WebSocket, everything to everyone.
     WsBroadcast,
-    /// Socket.IO in rooms of two: `join`, `created`, `joined`, `full`, `ready`, `offer`, …
+    /// Socket.IO, rooms of two, the first one in offers.
     SocketioRooms,
-    /// Socket.IO with calls from one socket id to another: `user:call`, `call:accepted`, …
+    /// Socket.IO, rooms of many who call each other by socket id.
     SocketioCalls,
-    /// `OpenAyame`'s protocol: `register`, `accept`, `offer`, `answer`, `candidate`, `bye`.
+    /// OpenAyame.
     Ayame,
+}
+
+/// `[room.events]`: names of the events of the dialect `socketio-calls`. People rename them.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct CallEvents {
+    /// Enters a room, and is echoed.
+    pub join: String,
+    /// Somebody else entered.
+    pub joined: String,
+    /// A first offer, as it is sent.
+    pub call: String,
+    /// A first offer, as it arrives.
+    pub incoming: String,
+    /// The answer to it, both ways.
+    pub accepted: String,
+    /// A later offer, both ways.
+    pub renegotiate: String,
+    /// The answer to that, as it is sent.
+    pub renegotiated: String,
+    /// The same as it arrives.
+    pub finished: String,
+    /// A candidate, both ways.
+    pub candidate: String,
 }
 
 /// `[server]`
@@ -170,7 +198,26 @@ impl Default for Room {
             server: String::new(),
             dialect: Dialect::Roomcam,
             name: "cam".to_owned(),
+            rooms: Vec::new(),
+            events: CallEvents::default(),
             key: Secret::default(),
+        }
+    }
+}
+
+impl Default for CallEvents {
+    fn default() -> Self {
+        let name = str::to_owned;
+        Self {
+            join: name("room:join"),
+            joined: name("user:joined"),
+            call: name("user:call"),
+            incoming: name("incomming:call"), // as that server spells it
+            accepted: name("call:accepted"),
+            renegotiate: name("peer:nego:needed"),
+            renegotiated: name("peer:nego:done"),
+            finished: name("peer:nego:final"),
+            candidate: name("peer:ice:candidate"),
         }
     }
 }
@@ -204,6 +251,14 @@ impl Default for Control {
             muted: false,
             idle_timeout_s: 10,
         }
+    }
+}
+
+impl Room {
+    /// Returns the names of all rooms the device is in.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        let only = self.rooms.is_empty().then_some(&self.name);
+        self.rooms.iter().chain(only)
     }
 }
 
@@ -328,7 +383,17 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         let even = |n: u32| n.is_multiple_of(2);
         let v = &self.video;
-        let checks: [(&'static str, String, bool, &'static str); 8] = [
+        let (room_rule, rooms_rule) = match self.room.dialect {
+            Dialect::Roomcam => (
+                ROOM_NAME_RULE,
+                "at most 16 rooms, each of 1 to 64 letters, digits, '-', '_' or '.'",
+            ),
+            _ => (
+                "1 to 128 bytes, no control characters",
+                "at most 16 rooms, each of 1 to 128 bytes, no control characters",
+            ),
+        };
+        let checks: [(&'static str, String, bool, &'static str); 9] = [
             (
                 "video.width",
                 v.width.to_string(),
@@ -368,8 +433,19 @@ impl Config {
             (
                 "room.name",
                 self.room.name.clone(),
-                is_room_name(&self.room.name),
-                ROOM_NAME_RULE,
+                self.room.dialect.is_room_name(&self.room.name),
+                room_rule,
+            ),
+            (
+                "room.rooms",
+                self.room.rooms.join(", "),
+                self.room.rooms.len() <= MAX_ROOMS
+                    && self
+                        .room
+                        .rooms
+                        .iter()
+                        .all(|r| self.room.dialect.is_room_name(r)),
+                rooms_rule,
             ),
             (
                 "control.idle_timeout_s",
@@ -402,6 +478,20 @@ fn quote_no_secret<'a>(text: &str, line: usize, message: &'a str) -> &'a str {
 /// What a room may be called, in words.
 pub const ROOM_NAME_RULE: &str = "1 to 64 letters, digits, '-', '_' or '.'";
 
+/// Most rooms a device is in.
+const MAX_ROOMS: usize = 16;
+
+impl Dialect {
+    /// Returns whether `name` may name a room there. Other people's servers take any text.
+    #[must_use]
+    pub fn is_room_name(self, name: &str) -> bool {
+        match self {
+            Self::Roomcam => is_room_name(name),
+            _ => (1..=128).contains(&name.len()) && !name.chars().any(char::is_control),
+        }
+    }
+}
+
 /// Returns whether `name` may name a room: [`ROOM_NAME_RULE`].
 #[must_use]
 pub fn is_room_name(name: &str) -> bool {
@@ -432,7 +522,7 @@ mod tests {
                 keys.map(move |k| format!("{t}.{k}")).collect::<Vec<_>>()
             })
             .collect();
-        assert_eq!(keys.len(), 5 + 2 + 4 + 3 + 5 + 3, "{keys:?}");
+        assert_eq!(keys.len(), 5 + 2 + 6 + 3 + 5 + 3, "{keys:?}");
     }
 
     #[test]

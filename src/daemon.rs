@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
+use url::Url;
 
 use crate::audio::capture::AudioRequest;
 use crate::config::{Config, Secret};
@@ -25,6 +26,7 @@ use crate::rtp::{AudioFrame, VideoFrame};
 use crate::server::{Server, ServerError, ServerOptions};
 use crate::signaling::server_url::{BadServerUrl, parse_server_url};
 use crate::signaling::websocket::{LinkOptions, run_link};
+use crate::signaling::{RoomEvent, RoomIndex, RoomMessage};
 use crate::systemd::Notifier;
 use crate::video::capture::CaptureRequest;
 use crate::{audio, clock, engine, interfaces, video};
@@ -90,7 +92,11 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
     let room = Room::open(&config, mode, &shut_server, &mut servers).await?;
     let (mut capture, channels) = start_capture(&config, shut.clone())?;
     let (event_tx, events) = mpsc::channel(SIGNAL_QUEUE);
-    let (messages, message_rx) = mpsc::channel(SIGNAL_QUEUE);
+    let (messages, message_queues): (Vec<_>, Vec<_>) = room
+        .links
+        .iter()
+        .map(|_| mpsc::channel(SIGNAL_QUEUE))
+        .unzip();
     let (pulse, mut pulses) = watch::channel(Pulse {
         at: clock::now(),
         summary: "starting".to_owned(),
@@ -106,7 +112,11 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
         },
         channels.with(events, messages, pulse),
     )?;
-    let link = tokio::spawn(run_link(room.link, event_tx, message_rx));
+    let mut links = JoinSet::new();
+    for (i, (link, queue)) in room.links.into_iter().zip(message_queues).enumerate() {
+        links.spawn(run_link(link, RoomIndex(i), event_tx.clone(), queue));
+    }
+    drop(event_tx);
 
     if let Some(page) = &room.page {
         announce(page, mode)?;
@@ -134,8 +144,10 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
     tracing::info!("stopping");
     let everything_ended = async {
         join([engine]).await;
-        if let Err(error) = link.await {
-            tracing::error!(%error, "bug: the link ended by itself");
+        while let Some(ended) = links.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "bug: a link ended by itself");
+            }
         }
         shutdown_server.send_replace(true);
         while servers.join_next().await.is_some() {}
@@ -199,9 +211,9 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
     Ok(())
 }
 
-/// The room, as the device sees it.
+/// The rooms, as the device sees them.
 struct Room {
-    link: LinkOptions,
+    links: Vec<LinkOptions>,
     /// Whether the room server is on this machine.
     is_local: bool,
     page: Option<Page>,
@@ -223,12 +235,17 @@ impl Room {
         tasks: &mut JoinSet<()>,
     ) -> Result<Self, DaemonError> {
         let instance = keys::generate()?.expose().to_owned();
-        let link = |server, key| LinkOptions {
-            server,
-            dialect: config.room.dialect,
-            room: config.room.name.clone(),
-            key,
-            instance,
+        let links = |server: Url, key: Secret| {
+            let link = |name: &String| LinkOptions {
+                server: server.clone(),
+                dialect: config.room.dialect,
+                room: name.clone(),
+                key: key.clone(),
+                instance: instance.clone(),
+                auth: Secret::default(),
+                events: config.room.events.clone(),
+            };
+            config.room.names().map(link).collect()
         };
         if !config.room.server.is_empty() {
             let server = parse_server_url(&config.room.server)?;
@@ -239,7 +256,7 @@ impl Room {
                 None => false,
             };
             return Ok(Self {
-                link: link(server, config.room.key.clone()),
+                links: links(server, config.room.key.clone()),
                 is_local,
                 page: None,
             });
@@ -263,7 +280,7 @@ impl Room {
         let local = SocketAddr::new(reachable_from_here(address.ip()), address.port());
         let url = parse_server_url(&format!("ws://{local}/ws"))?;
         Ok(Self {
-            link: link(url, device_key),
+            links: links(url, device_key),
             is_local: address.ip().is_loopback(),
             page: Some(page_url(address, &config.room.name, &viewer_key)),
         })
@@ -373,8 +390,8 @@ struct CaptureChannels {
 impl CaptureChannels {
     fn with(
         self,
-        events: mpsc::Receiver<crate::signaling::RoomEvent>,
-        messages: mpsc::Sender<crate::signaling::RoomMessage>,
+        events: mpsc::Receiver<(RoomIndex, RoomEvent)>,
+        messages: Vec<mpsc::Sender<RoomMessage>>,
         pulse: watch::Sender<Pulse>,
     ) -> EngineChannels {
         EngineChannels {

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use roomcam::clock;
-use roomcam::config::{Dialect, Secret};
+use roomcam::config::{CallEvents, Dialect, Secret};
 use roomcam::server::{Server, ServerError, ServerOptions};
 use roomcam::signaling::server_url::parse_server_url;
 use roomcam::signaling::websocket::{LinkOptions, run_link};
-use roomcam::signaling::{IceServer, RoomEvent, RoomMessage, ViewerId};
+use roomcam::signaling::{IceServer, RoomEvent, RoomIndex, RoomMessage, ViewerId};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
@@ -174,7 +174,7 @@ impl Client {
 
 /// The daemon's side.
 struct TestLink {
-    events: mpsc::Receiver<RoomEvent>,
+    events: mpsc::Receiver<(RoomIndex, RoomEvent)>,
     messages: mpsc::Sender<RoomMessage>,
     task: JoinHandle<()>,
 }
@@ -187,10 +187,17 @@ impl TestLink {
             room: "cam".to_owned(),
             key: Secret::new(key.to_owned()),
             instance: "the-link".to_owned(),
+            auth: Secret::default(),
+            events: CallEvents::default(),
         };
         let (event_sender, events) = mpsc::channel(1);
         let (messages, message_receiver) = mpsc::channel(1);
-        let task = tokio::spawn(run_link(options, event_sender, message_receiver));
+        let task = tokio::spawn(run_link(
+            options,
+            RoomIndex(0),
+            event_sender,
+            message_receiver,
+        ));
         Self {
             events,
             messages,
@@ -199,7 +206,7 @@ impl TestLink {
     }
 
     async fn event(&mut self) -> RoomEvent {
-        soon(self.events.recv()).await.unwrap()
+        soon(self.events.recv()).await.unwrap().1
     }
 
     async fn stop(self) {

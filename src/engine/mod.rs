@@ -10,11 +10,11 @@
 //! | `demux.rs`   | datagram → session                                              |
 //! | `gather.rs`  | our ICE candidates                                              |
 //! | `stun.rs`    | asks STUN servers how they see us                               |
-//! | `room.rs`    | offers and candidates, to and from the room                     |
+//! | `room.rs`    | descriptions and candidates, to and from the rooms              |
 //! | `report.rs`  | what viewers and systemd are told                               |
 //! | `session.rs` | one viewer's machine and its outgoing batch; catches its panics |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use crate::control::protocol::{self, Command};
 use crate::control::{DeviceState, Report, SourceStatus};
 use crate::rtp::gop::Gop;
 use crate::rtp::{AudioFrame, VideoFrame};
-use crate::signaling::{RoomEvent, RoomMessage};
+use crate::signaling::{RoomEvent, RoomIndex, RoomMessage, Seat};
 use crate::video::capture::CaptureRequest;
 use crate::viewer::keyframes::KeyframeRequests;
 use crate::viewer::roster::{Roster, SessionId};
@@ -77,10 +77,10 @@ pub struct EngineOptions {
 /// What connects the engine to the rest of the daemon.
 #[derive(Debug)]
 pub struct EngineChannels {
-    /// What happens in the room.
-    pub events: mpsc::Receiver<RoomEvent>,
-    /// What we say in the room.
-    pub messages: mpsc::Sender<RoomMessage>,
+    /// What happens in the rooms.
+    pub events: mpsc::Receiver<(RoomIndex, RoomEvent)>,
+    /// What we say in each room.
+    pub messages: Vec<mpsc::Sender<RoomMessage>>,
     /// Pictures.
     pub video: broadcast::Receiver<Arc<VideoFrame>>,
     /// Sound.
@@ -184,7 +184,9 @@ struct Engine {
     keyframes: KeyframeRequests,
     gop: Gop,
     last_report: Option<Report>,
-    in_room: bool,
+    rooms_joined: BTreeSet<RoomIndex>,
+    /// What is to be said once our candidates are known.
+    waiting: Vec<room::Waiting>,
 }
 
 /// One thing that woke the engine.
@@ -193,7 +195,7 @@ enum Input {
     VideoLost(u64),
     Audio(Arc<AudioFrame>),
     AudioLost,
-    Room(RoomEvent),
+    Room(RoomIndex, RoomEvent),
     Datagrams,
     Reflexive(SocketAddr),
     Status,
@@ -228,7 +230,8 @@ impl Engine {
             keyframes: KeyframeRequests::new(),
             gop: Gop::new(),
             last_report: None,
-            in_room: false,
+            rooms_joined: BTreeSet::new(),
+            waiting: Vec::new(),
         }
     }
 
@@ -247,7 +250,7 @@ impl Engine {
                 }
                 Input::Status => self.handle_status(),
                 Input::AudioLost | Input::Timer => {}
-                Input::Room(event) => self.handle_room_event(event, now),
+                Input::Room(room, event) => self.handle_room_event(room, event, now),
                 Input::Datagrams => self.handle_datagrams(&mut buffer, now),
                 Input::Reflexive(address) => self.announce_reflexive(address),
                 Input::Stop => break,
@@ -279,7 +282,9 @@ impl Engine {
                 Err(broadcast::error::RecvError::Lagged(_)) => Input::AudioLost,
                 Err(broadcast::error::RecvError::Closed) => Input::Stop,
             },
-            event = channels.events.recv() => event.map_or(Input::Stop, Input::Room),
+            event = channels.events.recv() => {
+                event.map_or(Input::Stop, |(room, event)| Input::Room(room, event))
+            }
             ready = self.port.ready() => {
                 if let Err(error) = ready {
                     tracing::warn!(%error, "the media port failed");
@@ -305,6 +310,7 @@ impl Engine {
             .chain(self.demand.poll_timeout())
             .chain(self.keyframes.poll_timeout())
             .chain(self.reflexive.poll_timeout())
+            .chain(self.waiting.iter().map(|waiting| waiting.until))
             .chain([heartbeat])
             .min()
             .unwrap_or(heartbeat)
@@ -315,6 +321,9 @@ impl Engine {
             if session.timeout().is_some_and(|at| at <= now) {
                 session.with(|viewer| viewer.handle_timeout(now));
             }
+        }
+        if !self.waiting.is_empty() {
+            self.handle_waiting(now);
         }
         for (server, request) in self.reflexive.poll_requests(now) {
             let anywhere = Ipv4Addr::UNSPECIFIED.into();
@@ -418,6 +427,10 @@ impl Engine {
                 }
                 let viewers = self.roster.connected_viewers();
                 tracing::info!(viewer = id.0, viewers, "viewer connected");
+                if let Some(seat) = self.roster.viewer_of(id).cloned() {
+                    let viewer = seat.viewer;
+                    self.say(seat.room, RoomMessage::Connected { viewer });
+                }
             }
             ViewerEvent::ControlOpen => {
                 let state = protocol::state(&self.report());
@@ -441,6 +454,9 @@ impl Engine {
                 match reason {
                     Ended::Gone => {
                         tracing::info!(viewer = id.0, viewers, dropped, "viewer gone");
+                    }
+                    Ended::NeverAnswered => {
+                        tracing::debug!(viewer = id.0, "nobody took our offer");
                     }
                     Ended::NeverConnected | Ended::Failed => tracing::warn!(
                         viewer = id.0,
@@ -502,13 +518,13 @@ impl Engine {
                 session.with(|viewer| viewer.send_control(&state, now));
             }
         }
-        let in_room = self.in_room;
+        let rooms = (self.rooms_joined.len(), self.channels.messages.len());
         self.channels.pulse.send_if_modified(|pulse| {
             let due = now.saturating_duration_since(pulse.at) >= HEARTBEAT;
             let changed = due || self.last_report.as_ref() != Some(&report);
             if changed {
                 pulse.at = now;
-                pulse.summary = report::summary(&report, in_room);
+                pulse.summary = report::summary(&report, rooms);
             }
             changed
         });
@@ -538,7 +554,10 @@ impl Engine {
     }
 
     fn end(&mut self, id: SessionId) {
-        self.roster.handle_ended(id);
+        let seat = self.roster.handle_ended(id);
+        if let Some(Seat { room, viewer }) = seat {
+            self.say(room, RoomMessage::Ended { viewer });
+        }
         self.demux.remove(id);
         self.sessions.remove(&id);
     }

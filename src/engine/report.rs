@@ -37,13 +37,19 @@ fn state_of(what: &str, status: Option<&SourceStatus>) -> (SourceState, Option<S
 }
 
 /// Returns one line for `systemctl status`.
-pub(super) fn summary(report: &Report, in_room: bool) -> String {
+///
+/// `rooms` are how many the device is in, of how many.
+pub(super) fn summary(report: &Report, rooms: (usize, usize)) -> String {
     let mut line = match report.viewers {
         1 => "1 viewer".to_owned(),
         n => format!("{n} viewers"),
     };
-    if !in_room {
-        line.push_str(", not in a room yet");
+    match rooms {
+        (0, _) => line.push_str(", not in a room yet"),
+        (joined, all) if joined < all => {
+            line.push_str(&format!(", in {joined} of {all} rooms"));
+        }
+        _ => {}
     }
     if !report.detail.is_empty() {
         line.push_str(", ");
@@ -87,7 +93,7 @@ mod tests {
             (report.video, report.audio),
             (SourceState::Waiting, SourceState::Live)
         );
-        let line = summary(&report, true);
+        let line = summary(&report, (1, 1));
         assert_eq!(
             line,
             "1 viewer, waiting for camera: /dev/video0 is not present"
@@ -106,6 +112,6 @@ mod tests {
             (SourceState::Off, SourceState::None)
         );
         assert_eq!(report.detail, "");
-        assert_eq!(summary(&report, false), "0 viewers, not in a room yet");
+        assert_eq!(summary(&report, (0, 1)), "0 viewers, not in a room yet");
     }
 }

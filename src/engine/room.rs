@@ -1,109 +1,244 @@
-//! What is said in the room: offers and candidates in, answers, candidates and refusals out.
+//! What is said in the rooms: descriptions, candidates, refusals.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::session::Session;
 use super::{Engine, gather, random_u32};
-use crate::signaling::{CandidateInit, RoomEvent, RoomMessage, ViewerId};
-use crate::viewer::roster::Admitted;
+use crate::signaling::{CandidateInit, RoomEvent, RoomIndex, RoomMessage, Seat, ViewerId};
+use crate::viewer::roster::{Admitted, Answered, SessionId};
 use crate::viewer::webrtc::{PeerError, PeerOptions};
 use crate::viewer::{Viewer, offer};
 
+/// How long a description waits for candidates that others have yet to tell us. There are viewers that
+/// never learn a candidate which comes later.
+pub(super) const GATHER_WAIT: Duration = Duration::from_millis(500);
+
+/// How many descriptions wait for that.
+const MAX_WAITING: usize = 64;
+
+/// Something to be said once our candidates are known.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) until: Instant,
+    seat: Seat,
+    wish: Wish,
+}
+
+#[derive(Debug)]
+enum Wish {
+    Answer(String),
+    Offer { is_present: bool },
+}
+
 impl Engine {
-    pub(super) fn handle_room_event(&mut self, event: RoomEvent, now: Instant) {
+    pub(super) fn handle_room_event(&mut self, room: RoomIndex, event: RoomEvent, now: Instant) {
+        let seat = |viewer: ViewerId| Seat { room, viewer };
         match event {
             RoomEvent::Joined { ice_servers } => {
-                self.in_room = true;
+                self.rooms_joined.insert(room);
                 self.reflexive.add_servers(&ice_servers, now);
             }
-            RoomEvent::Disconnected => self.in_room = false,
+            RoomEvent::Disconnected => {
+                self.rooms_joined.remove(&room);
+            }
             RoomEvent::ViewerJoined(viewer) => {
                 tracing::debug!(viewer = viewer.0, "viewer entered the room");
             }
             RoomEvent::ViewerLeft { viewer, on_purpose } => {
-                for session in self.roster.handle_left(&viewer, on_purpose) {
+                let seat = seat(viewer);
+                self.waiting.retain(|waiting| waiting.seat != seat);
+                for session in self.roster.handle_left(&seat, on_purpose) {
                     self.close(session, "left the room");
                 }
             }
-            RoomEvent::Offer { viewer, sdp } => self.handle_offer(&viewer, &sdp, now),
-            RoomEvent::Answer { viewer, .. } => {
-                tracing::debug!(viewer = viewer.0, "ignored an answer nobody asked for");
+            RoomEvent::Call { viewer, is_present } => {
+                self.gather_first(seat(viewer), Wish::Offer { is_present }, now);
             }
+            RoomEvent::Offer { viewer, sdp } => {
+                self.gather_first(seat(viewer), Wish::Answer(sdp), now);
+            }
+            RoomEvent::Answer { viewer, sdp } => self.handle_answer(&seat(viewer), &sdp, now),
             RoomEvent::Candidate { viewer, candidate } => {
-                if let Some(session) = self.roster.handle_candidate(&viewer, &candidate)
-                    && let Some(session) = self.sessions.get_mut(&session)
-                {
-                    session.with(|viewer| viewer.handle_candidate(&candidate));
+                for session in self.roster.handle_candidate(&seat(viewer), &candidate) {
+                    if let Some(session) = self.sessions.get_mut(&session) {
+                        session.with(|viewer| viewer.handle_candidate(&candidate));
+                    }
                 }
             }
         }
     }
 
-    fn handle_offer(&mut self, viewer: &ViewerId, sdp: &str, now: Instant) {
+    /// Says what has waited long enough, or everything once all candidates are known.
+    pub(super) fn handle_waiting(&mut self, now: Instant) {
+        let is_ready = self.reflexive.gathering_until().is_none_or(|at| at <= now);
+        let waiting = std::mem::take(&mut self.waiting);
+        for Waiting { until, seat, wish } in waiting {
+            if is_ready || until <= now {
+                self.grant(&seat, wish, now);
+            } else {
+                self.waiting.push(Waiting { until, seat, wish });
+            }
+        }
+    }
+
+    fn gather_first(&mut self, seat: Seat, wish: Wish, now: Instant) {
+        let until = now + GATHER_WAIT;
+        if self.waiting.len() < MAX_WAITING {
+            self.waiting.push(Waiting { until, seat, wish });
+        } else {
+            tracing::debug!(viewer = seat.viewer.0, "too many offers at once");
+        }
+        self.handle_waiting(now);
+    }
+
+    fn grant(&mut self, seat: &Seat, wish: Wish, now: Instant) {
+        match wish {
+            Wish::Answer(sdp) => self.handle_offer(seat, &sdp, now),
+            Wish::Offer { is_present } => self.call(seat, is_present, now),
+        }
+    }
+
+    fn handle_offer(&mut self, seat: &Seat, sdp: &str, now: Instant) {
         let summary = match offer::read(sdp) {
             Ok(summary) => summary,
-            Err(error) => return self.refuse(viewer, "bad-offer", error.to_string()),
+            Err(error) => return self.refuse(seat, "bad-offer", error.to_string()),
         };
-        let session = match self.roster.handle_offer(viewer, summary) {
-            Admitted::Full => {
-                let max = self.options.webrtc.max_viewers;
-                let message = format!("{max} viewers are watching already, which is the limit");
-                return self.refuse(viewer, "room-full", message);
+        let admitted = self.roster.handle_offer(seat, summary);
+        let Some(session) = self.admit(seat, admitted, now) else {
+            return;
+        };
+        let candidates = self.candidates();
+        let Some(machine) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        match machine.with(|viewer| viewer.handle_offer(sdp, &candidates, now)) {
+            Some(Ok(answer)) => {
+                self.described(session, &answer);
+                self.hand_over_parked(session);
+                let viewer = seat.viewer.clone();
+                self.say(
+                    seat.room,
+                    RoomMessage::Answer {
+                        viewer,
+                        sdp: answer,
+                    },
+                );
             }
-            Admitted::Renegotiate(session) => session,
+            Some(Err(error)) => {
+                self.end(session);
+                let message = format!("cannot answer the offer: {error}");
+                self.refuse(seat, "bad-offer", message);
+            }
+            None => self.end(session),
+        }
+    }
+
+    fn call(&mut self, seat: &Seat, is_present: bool, now: Instant) {
+        let admitted = self.roster.handle_call(seat, is_present);
+        let Some(session) = self.admit(seat, admitted, now) else {
+            return;
+        };
+        let candidates = self.candidates();
+        let Some(machine) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        match machine.with(|viewer| viewer.offer(&candidates, now)) {
+            Some(Ok(offer)) => {
+                self.described(session, &offer);
+                let viewer = seat.viewer.clone();
+                self.say(seat.room, RoomMessage::Offer { viewer, sdp: offer });
+            }
+            Some(Err(error)) => {
+                tracing::error!(%error, "cannot make an offer");
+                self.end(session);
+            }
+            None => self.end(session),
+        }
+    }
+
+    fn handle_answer(&mut self, seat: &Seat, sdp: &str, now: Instant) {
+        let summary = match offer::read(sdp) {
+            Ok(summary) => summary,
+            Err(error) => {
+                tracing::debug!(viewer = seat.viewer.0, %error, "ignored an answer");
+                return;
+            }
+        };
+        let session = match self.roster.handle_answer(seat, summary) {
+            Answered::Taken(session) => session,
+            Answered::Full(session) => {
+                self.close(session, "too many viewers");
+                return self.refuse_full(seat);
+            }
+            Answered::Unasked => {
+                tracing::debug!(viewer = seat.viewer.0, "ignored an answer nobody asked for");
+                return;
+            }
+        };
+        let Some(machine) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        match machine.with(|viewer| viewer.handle_answer(sdp, now)) {
+            Some(Ok(())) => self.hand_over_parked(session),
+            Some(Err(error)) => {
+                self.end(session);
+                self.refuse(
+                    seat,
+                    "bad-answer",
+                    format!("cannot take the answer: {error}"),
+                );
+            }
+            None => self.end(session),
+        }
+    }
+
+    /// Returns the session to go on with; a new one is made, and those in its way are closed.
+    fn admit(&mut self, seat: &Seat, admitted: Admitted, now: Instant) -> Option<SessionId> {
+        let session = match admitted {
+            Admitted::Full => {
+                self.refuse_full(seat);
+                return None;
+            }
+            Admitted::Renegotiate(session) => return Some(session),
             Admitted::New { session, displaced } => {
                 for displaced in displaced {
                     self.close(displaced, "displaced by a newer attempt");
                 }
-                match self.new_viewer(now) {
-                    Ok(machine) => {
-                        let machine = Session::new(session, machine);
-                        self.sessions.insert(session, machine);
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "cannot make a peer connection");
-                        self.roster.handle_ended(session);
-                        return;
-                    }
-                }
                 session
             }
         };
+        match self.new_viewer(now) {
+            Ok(machine) => {
+                self.sessions
+                    .insert(session, Session::new(session, machine));
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot make a peer connection");
+                self.roster.handle_ended(session);
+                return None;
+            }
+        }
         // Made while the connection comes up, it is there when it is.
         if self.gop.frames().is_empty() {
             self.keyframes.request();
         }
-        let candidates = self.host_candidates();
-        let Some(machine) = self.sessions.get_mut(&session) else {
-            return;
-        };
-        let answered = machine.with(|viewer| viewer.handle_offer(sdp, &candidates, now));
-        match answered {
-            Some(Ok(answer)) => {
-                for ufrag in offer::ufrags(&answer) {
-                    self.demux.add_ufrag(ufrag, session);
-                }
-                for candidate in self.roster.take_parked(viewer) {
-                    machine.with(|viewer| viewer.handle_candidate(&candidate));
-                }
-                self.say(RoomMessage::Answer {
-                    viewer: viewer.clone(),
-                    sdp: answer,
-                });
-                for (address, index) in self.reflexive.addresses() {
-                    self.trickle(viewer.clone(), gather::reflexive_candidate(address, index));
-                }
+        Some(session)
+    }
+
+    /// Our description is out: who knows our ICE name is this viewer.
+    fn described(&mut self, session: SessionId, description: &str) {
+        for ufrag in offer::ufrags(description) {
+            self.demux.add_ufrag(ufrag, session);
+        }
+    }
+
+    fn hand_over_parked(&mut self, session: SessionId) {
+        let parked = self.roster.take_parked(session);
+        if let Some(machine) = self.sessions.get_mut(&session) {
+            for candidate in parked {
+                machine.with(|viewer| viewer.handle_candidate(&candidate));
             }
-            Some(Err(error)) => {
-                self.end(session);
-                self.refuse(
-                    viewer,
-                    "bad-offer",
-                    format!("cannot answer the offer: {error}"),
-                );
-            }
-            None => self.end(session),
         }
     }
 
@@ -117,57 +252,68 @@ impl Engine {
         Viewer::new(&options, random_u32(), now)
     }
 
-    /// The configured addresses, or those of this machine as they are now.
-    fn host_candidates(&self) -> Vec<String> {
+    /// Everything we know: the configured addresses, or those of this machine as they are now, and
+    /// what STUN servers told.
+    fn candidates(&self) -> Vec<String> {
         let addresses = if self.advertised.is_empty() {
             self.port.interface_addresses(self.options.offer_loopback)
         } else {
             self.advertised.clone()
         };
         let port = self.port.port();
-        (0_u16..)
+        let host = (0_u16..)
             .zip(addresses)
-            .map(|(i, ip)| gather::host_candidate(SocketAddr::new(ip, port), i))
+            .map(|(i, ip)| gather::host_candidate(SocketAddr::new(ip, port), i));
+        let reflexive = self.reflexive.addresses();
+        host.chain(reflexive.map(|(address, i)| gather::reflexive_candidate(address, i)))
             .collect()
     }
 
     /// A STUN server told an address of ours: viewers that are still connecting may need it.
     pub(super) fn announce_reflexive(&mut self, address: SocketAddr) {
         let candidate = gather::reflexive_candidate(address, 0);
-        let connecting: Vec<ViewerId> = self
+        let connecting: Vec<Seat> = self
             .sessions
             .iter()
             .filter(|(_, session)| !session.is_connected())
             .filter_map(|(&id, _)| self.roster.viewer_of(id).cloned())
             .collect();
-        for viewer in connecting {
-            self.trickle(viewer, candidate.clone());
+        for seat in connecting {
+            let message = RoomMessage::Candidate {
+                viewer: seat.viewer,
+                candidate: CandidateInit {
+                    candidate: candidate.clone(),
+                    sdp_mline_index: Some(0),
+                    ..CandidateInit::default()
+                },
+            };
+            self.say(seat.room, message);
         }
     }
 
-    fn trickle(&self, viewer: ViewerId, candidate: String) {
-        self.say(RoomMessage::Candidate {
-            viewer,
-            candidate: CandidateInit {
-                candidate,
-                sdp_mline_index: Some(0),
-                ..CandidateInit::default()
-            },
-        });
+    fn refuse_full(&self, seat: &Seat) {
+        let max = self.options.webrtc.max_viewers;
+        let message = format!("{max} viewers are watching already, which is the limit");
+        self.refuse(seat, "room-full", message);
     }
 
-    fn refuse(&self, viewer: &ViewerId, code: &'static str, message: String) {
-        tracing::info!(viewer = viewer.0, code, message, "viewer refused");
-        self.say(RoomMessage::Error {
-            viewer: viewer.clone(),
+    fn refuse(&self, seat: &Seat, code: &'static str, message: String) {
+        tracing::info!(viewer = seat.viewer.0, code, message, "viewer refused");
+        let viewer = seat.viewer.clone();
+        let refusal = RoomMessage::Error {
+            viewer,
             code,
             message,
-        });
+        };
+        self.say(seat.room, refusal);
     }
 
-    fn say(&self, message: RoomMessage) {
+    pub(super) fn say(&self, room: RoomIndex, message: RoomMessage) {
+        let Some(messages) = self.channels.messages.get(room.0) else {
+            return;
+        };
         // full: dropped; the link has been stuck for a hundred messages, the viewer tries again
-        if self.channels.messages.try_send(message).is_err() {
+        if messages.try_send(message).is_err() {
             tracing::warn!("could not reach the room server: a message was dropped");
         }
     }

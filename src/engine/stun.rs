@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::gather;
+use super::room::GATHER_WAIT;
 use crate::signaling::IceServer;
 
 /// Most servers that are asked.
@@ -43,6 +44,7 @@ struct Server {
     due: Option<Instant>,
     transaction: [u8; 12],
     unanswered: u32,
+    added: Instant,
     mapped: Option<SocketAddr>,
 }
 
@@ -72,6 +74,7 @@ impl Reflexive {
                 due: Some(now),
                 transaction: [0; 12],
                 unanswered: 0,
+                added: now,
                 mapped: None,
             });
         }
@@ -145,6 +148,13 @@ impl Reflexive {
             self.news.push(mapped);
         }
         true
+    }
+
+    /// Returns until when it is worth to wait for an answer, or `None` once every server that is not
+    /// slow has told.
+    pub(super) fn gathering_until(&self) -> Option<Instant> {
+        let pending = self.servers.iter().filter(|s| s.mapped.is_none());
+        pending.map(|server| server.added + GATHER_WAIT).max()
     }
 
     /// Returns our addresses as they are known now, numbered.

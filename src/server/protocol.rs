@@ -69,9 +69,11 @@ pub enum Role {
 /// What is relayed between a viewer and the device.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Content {
-    /// A viewer's description.
+    /// A viewer wants the device to offer.
+    Call,
+    /// Either side's description.
     Offer(Description),
-    /// The device's description.
+    /// The other side's.
     Answer(Description),
     /// A candidate; `None` ends them.
     Candidate(Option<CandidateInit>),
@@ -82,6 +84,10 @@ pub enum Content {
         /// For people.
         message: String,
     },
+    /// The viewer's peer connection is up, says the device.
+    Connected,
+    /// The viewer's last peer connection is over, says the device.
+    Ended,
 }
 
 /// A session description as browsers write it (`RTCSessionDescriptionInit`, WebRTC §4.6.2).
@@ -155,15 +161,20 @@ pub enum ServerMessage<'a> {
     /// To viewers.
     DeviceLeft,
     /// To the device.
-    Offer {
+    Call {
         /// The viewer.
+        from: &'a str,
+    },
+    /// To either.
+    Offer {
+        /// The viewer, or `device`.
         from: &'a str,
         /// The description.
         offer: &'a Description,
     },
-    /// To a viewer.
+    /// To either.
     Answer {
-        /// `device`.
+        /// The viewer, or `device`.
         from: &'a str,
         /// The description.
         answer: &'a Description,
@@ -174,6 +185,16 @@ pub enum ServerMessage<'a> {
         from: &'a str,
         /// `None` ends them.
         candidate: Option<&'a CandidateInit>,
+    },
+    /// To a viewer.
+    Connected {
+        /// `device`.
+        from: &'a str,
+    },
+    /// To a viewer.
+    Ended {
+        /// `device`.
+        from: &'a str,
     },
     /// To either.
     Error {
@@ -227,6 +248,9 @@ pub fn parse(message: &[u8]) -> Result<ClientMessage, Refusal> {
     let content = match kind.as_str() {
         "join" => return parse_join(&value).map(ClientMessage::Join),
         "bye" => return Ok(ClientMessage::Bye),
+        "call" => Content::Call,
+        "connected" => Content::Connected,
+        "ended" => Content::Ended,
         "offer" => Content::Offer(description(&value, "offer")?),
         "answer" => Content::Answer(description(&value, "answer")?),
         "candidate" => Content::Candidate(candidate(&value)?),

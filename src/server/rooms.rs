@@ -421,8 +421,13 @@ impl Rooms {
                 from: &from,
                 candidate: candidate.as_ref(),
             },
-            Content::Answer(_) | Content::Error { .. } => {
-                let refusal = Refusal::new("bad-message", "only a device answers");
+            Content::Call => ServerMessage::Call { from: &from },
+            Content::Answer(answer) => ServerMessage::Answer {
+                from: &from,
+                answer,
+            },
+            Content::Error { .. } | Content::Connected | Content::Ended => {
+                let refusal = Refusal::new("bad-message", "only a device says this");
                 self.complain(client, &refusal);
                 return;
             }
@@ -433,7 +438,7 @@ impl Rooms {
                 text: relayed.to_text(),
                 viewer: Some(client),
             }),
-            None if matches!(content, Content::Offer(_)) => {
+            None if matches!(content, Content::Offer(_) | Content::Call) => {
                 let refusal = Refusal::new("no-device", "no device is in this room");
                 self.complain(client, &refusal);
             }
@@ -460,8 +465,11 @@ impl Rooms {
                 message,
                 from: Some(from),
             },
-            Content::Offer(_) => {
-                let refusal = Refusal::new("bad-message", "only a viewer offers");
+            Content::Offer(offer) => ServerMessage::Offer { from, offer },
+            Content::Connected => ServerMessage::Connected { from },
+            Content::Ended => ServerMessage::Ended { from },
+            Content::Call => {
+                let refusal = Refusal::new("bad-message", "only a viewer calls");
                 self.complain(client, &refusal);
                 return;
             }

@@ -15,20 +15,27 @@
 //!
 //! Pure: no sockets, no clock; the jitter comes from a seed.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::dialect::{Incoming, Join};
+use super::dialect::{self, Adapter};
 use super::keepalive::{Due, KeepAlive};
-use super::{RoomEvent, RoomMessage, ViewerId};
-use crate::config::Dialect;
+use super::{RoomEvent, RoomMessage};
 
 /// Ceiling of the first retry's delay: a room server that restarts is back within a second.
 const FIRST_RETRY: Duration = Duration::from_millis(300);
 
-/// Ceiling of all later ones: soon enough for a person who just plugged in the router.
-const MAX_RETRY: Duration = Duration::from_secs(5);
+/// Ceiling of all later ones: a server that is down for a day is not hammered by a fleet, and half a
+/// minute is soon enough for a person who just plugged in the router.
+const MAX_RETRY: Duration = Duration::from_secs(30);
+
+/// Ceiling while the room is full: someone else's seat in it may be our own of before, which the server
+/// has not missed yet.
+const MAX_FULL_RETRY: Duration = Duration::from_secs(5);
+
+/// How long a server that does not confirm a join must keep us before people are told that we are in.
+const SILENT_CONSENT: Duration = Duration::from_secs(1);
 
 /// How long connecting (name, TCP, TLS, upgrade) and then joining may take, each.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,9 +43,6 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a place in the room must last to count as a good one. A server that lets us in and
 /// throws us out again must not be asked three times a second.
 const STABLE: Duration = Duration::from_secs(5);
-
-/// How many viewers are followed; the engine serves far fewer.
-const MAX_VIEWERS: usize = 256;
 
 /// How much of a server's error is passed on, in characters.
 const MAX_REASON_CHARS: usize = 200;
@@ -82,13 +86,10 @@ pub enum Report {
 /// Our connection to one room server.
 #[derive(Debug)]
 pub struct Link {
-    dialect: Dialect,
-    join: Join,
+    adapter: Adapter,
     state: State,
     backoff: Backoff,
     random: u64,
-    /// Who is in the room, as far as we know.
-    viewers: BTreeSet<ViewerId>,
     /// What people were told last, until that is over.
     told: Option<Report>,
     /// What the server found wrong last: it may be why it closes.
@@ -107,6 +108,8 @@ enum State {
     Joined {
         since: Instant,
         keepalive: KeepAlive,
+        /// Whether people were told, or when they will be.
+        announce_at: Option<Instant>,
     },
     Waiting {
         until: Instant,
@@ -118,16 +121,14 @@ impl Link {
     /// Creates a link that wants to be connected. `seed` makes its jitter another than that of
     /// the cameras next door.
     #[must_use]
-    pub fn new(dialect: Dialect, join: Join, seed: u64, now: Instant) -> Self {
+    pub fn new(adapter: Adapter, seed: u64, now: Instant) -> Self {
         Self {
-            dialect,
-            join,
+            adapter,
             state: State::Connecting {
                 deadline: now + STEP_TIMEOUT,
             },
             backoff: Backoff::new(FIRST_RETRY, MAX_RETRY),
             random: seed,
-            viewers: BTreeSet::new(),
             told: None,
             complaint: None,
             outputs: VecDeque::from([Output::Connect]),
@@ -140,8 +141,8 @@ impl Link {
             self.state = State::Joining {
                 deadline: now + STEP_TIMEOUT,
             };
-            let text = self.dialect.join(&self.join);
-            self.outputs.push_back(Output::Send(text));
+            self.adapter.handle_connected(now);
+            self.drain_adapter(now);
         }
     }
 
@@ -154,7 +155,7 @@ impl Link {
             Some(complaint) => complaint,
             None => shortened(reason),
         };
-        self.retry(Report::Lost { reason }, now);
+        self.retry(Report::Lost { reason }, MAX_RETRY, now);
     }
 
     /// Takes note that anything arrived, be it a pong.
@@ -167,50 +168,30 @@ impl Link {
     /// Takes a text of the server.
     pub fn handle_text(&mut self, text: &str, now: Instant) {
         self.handle_heard(now);
-        match (&self.state, self.dialect.decode(text)) {
-            (
-                State::Joining { .. },
-                Incoming::Joined {
-                    ice_servers,
-                    viewers,
-                },
-            ) => {
-                self.state = State::Joined {
-                    since: now,
-                    keepalive: KeepAlive::new(now),
-                };
-                self.told = None;
-                self.outputs.push_back(Output::Report(Report::Joined));
-                self.event(RoomEvent::Joined { ice_servers });
-                self.meet(viewers);
-            }
-            (State::Joining { .. }, Incoming::Error { code, message }) => {
-                self.outputs.push_back(Output::Close);
-                self.backoff.slow_down();
-                let (code, message) = (shortened(&code), shortened(&message));
-                self.retry(Report::Refused { code, message }, now);
-            }
-            (State::Joined { .. }, Incoming::Error { code, message }) => {
-                self.complaint = Some(shortened(&format!("{code}: {message}")));
-            }
-            (State::Joined { .. }, Incoming::Event(event)) => self.handle_event(event),
-            _ => {}
+        if matches!(self.state, State::Joining { .. } | State::Joined { .. }) {
+            self.adapter.handle_text(text, now);
+            self.drain_adapter(now);
         }
     }
 
     /// Takes a message of the engine. While we are out of the room nobody can be told anything:
     /// it is dropped, and viewers begin anew when the device is back.
-    pub fn handle_message(&mut self, message: &RoomMessage) {
+    pub fn handle_message(&mut self, message: &RoomMessage, now: Instant) {
         if matches!(self.state, State::Joined { .. }) {
-            let text = self.dialect.encode(message);
-            self.outputs.push_back(Output::Send(text));
+            self.adapter.handle_message(message, now);
+            self.drain_adapter(now);
         }
     }
 
     /// Leaves the room for good.
     pub fn handle_leave(&mut self) {
         if matches!(self.state, State::Joined { .. }) {
-            self.outputs.push_back(Output::Send(self.dialect.bye()));
+            self.adapter.handle_leave();
+            while let Some(output) = self.adapter.poll_output() {
+                if let dialect::Output::Send(text) = output {
+                    self.outputs.push_back(Output::Send(text));
+                }
+            }
         }
         self.outputs.push_back(Output::Close);
         self.state = State::Left;
@@ -225,11 +206,22 @@ impl Link {
             State::Joining { deadline } if *deadline <= now => {
                 self.give_up("no answer to join within 10 seconds", now);
             }
-            State::Joined { keepalive, .. } => match keepalive.handle_timeout(now) {
-                Due::Nothing => {}
-                Due::Ping => self.outputs.push_back(Output::Ping),
-                Due::Dead => self.give_up("silent for 40 seconds", now),
-            },
+            State::Joined {
+                keepalive,
+                announce_at,
+                ..
+            } => {
+                if announce_at.is_some_and(|at| at <= now) {
+                    *announce_at = None;
+                    self.told = None;
+                    self.outputs.push_back(Output::Report(Report::Joined));
+                }
+                match keepalive.handle_timeout(now) {
+                    Due::Nothing => {}
+                    Due::Ping => self.outputs.push_back(Output::Ping),
+                    Due::Dead => self.give_up("silent for 40 seconds", now),
+                }
+            }
             State::Waiting { until } if *until <= now => {
                 self.state = State::Connecting {
                     deadline: now + STEP_TIMEOUT,
@@ -238,16 +230,33 @@ impl Link {
             }
             _ => {}
         }
+        if matches!(self.state, State::Joining { .. } | State::Joined { .. }) {
+            self.adapter.handle_timeout(now);
+            self.drain_adapter(now);
+        }
     }
 
     /// Returns when [`Self::handle_timeout`] next has work, or `None` once we left.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.state {
-            State::Connecting { deadline: at }
-            | State::Joining { deadline: at }
-            | State::Waiting { until: at } => Some(*at),
-            State::Joined { keepalive, .. } => Some(keepalive.poll_timeout()),
+            State::Connecting { deadline: at } | State::Waiting { until: at } => Some(*at),
+            State::Joining { deadline } => {
+                let adapter = self.adapter.poll_timeout();
+                Some(adapter.map_or(*deadline, |at| at.min(*deadline)))
+            }
+            State::Joined {
+                keepalive,
+                announce_at,
+                ..
+            } => [
+                Some(keepalive.poll_timeout()),
+                *announce_at,
+                self.adapter.poll_timeout(),
+            ]
+            .into_iter()
+            .flatten()
+            .min(),
             State::Left => None,
         }
     }
@@ -257,29 +266,51 @@ impl Link {
         self.outputs.pop_front()
     }
 
-    fn handle_event(&mut self, event: RoomEvent) {
-        let news = match &event {
-            RoomEvent::ViewerJoined(viewer) => {
-                self.viewers.len() < MAX_VIEWERS && self.viewers.insert(viewer.clone())
+    fn drain_adapter(&mut self, now: Instant) {
+        while let Some(output) = self.adapter.poll_output() {
+            let is_joined = matches!(self.state, State::Joined { .. });
+            match output {
+                dialect::Output::Send(text) => self.outputs.push_back(Output::Send(text)),
+                dialect::Output::Joined {
+                    ice_servers,
+                    is_confirmed,
+                } if !is_joined => {
+                    self.state = State::Joined {
+                        since: now,
+                        keepalive: KeepAlive::new(now),
+                        announce_at: (!is_confirmed).then_some(now + SILENT_CONSENT),
+                    };
+                    if is_confirmed {
+                        self.told = None;
+                        self.outputs.push_back(Output::Report(Report::Joined));
+                    }
+                    self.event(RoomEvent::Joined { ice_servers });
+                }
+                dialect::Output::Joined { .. } => {}
+                dialect::Output::Refused { code, message } => {
+                    let max = if code == dialect::ROOM_FULL {
+                        MAX_FULL_RETRY
+                    } else {
+                        self.backoff.slow_down();
+                        MAX_RETRY
+                    };
+                    let (code, message) = (shortened(&code), shortened(&message));
+                    self.outputs.push_back(Output::Close);
+                    self.retry(Report::Refused { code, message }, max, now);
+                    return;
+                }
+                dialect::Output::Complaint(complaint) => {
+                    self.complaint = Some(shortened(&complaint));
+                }
+                dialect::Output::Event(event) => self.event(event),
+                dialect::Output::Rejoin => {
+                    // No loss that a person would care about.
+                    self.told.get_or_insert(Report::Joined);
+                    self.outputs.push_back(Output::Close);
+                    self.retry(Report::Joined, MAX_RETRY, now);
+                    return;
+                }
             }
-            RoomEvent::ViewerLeft { viewer, .. } => self.viewers.remove(viewer),
-            _ => true,
-        };
-        if news {
-            self.event(event);
-        }
-    }
-
-    /// Tells who came and who left while we were away.
-    fn meet(&mut self, present: Vec<ViewerId>) {
-        let present: BTreeSet<ViewerId> = present.into_iter().take(MAX_VIEWERS).collect();
-        let known = std::mem::replace(&mut self.viewers, present.clone());
-        for viewer in known.difference(&present).cloned() {
-            let on_purpose = false;
-            self.event(RoomEvent::ViewerLeft { viewer, on_purpose });
-        }
-        for viewer in present.difference(&known).cloned() {
-            self.event(RoomEvent::ViewerJoined(viewer));
         }
     }
 
@@ -288,8 +319,12 @@ impl Link {
         self.handle_closed(reason, now);
     }
 
-    fn retry(&mut self, report: Report, now: Instant) {
+    /// Tries again, after at most `max`.
+    fn retry(&mut self, report: Report, max: Duration, now: Instant) {
         self.complaint = None;
+        self.adapter.handle_closed();
+        // What it still wanted to say is of the past.
+        while self.adapter.poll_output().is_some() {}
         if let State::Joined { since, .. } = self.state {
             if now.duration_since(since) >= STABLE {
                 self.backoff.reset();
@@ -302,7 +337,7 @@ impl Link {
         }
         let random = self.next_random();
         self.state = State::Waiting {
-            until: now + self.backoff.next_delay(random),
+            until: now + self.backoff.next_delay(random).min(max),
         };
     }
 
@@ -339,8 +374,10 @@ fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ViewerId;
+    use super::super::dialect::Join;
     use super::*;
-    use crate::config::Secret;
+    use crate::config::{Dialect, Secret};
 
     const S: fn(u64) -> Duration = Duration::from_secs;
 
@@ -353,8 +390,9 @@ mod tests {
             room: "cam".to_owned(),
             key: Secret::new("k".to_owned()),
             instance: "i".to_owned(),
+            ..Join::default()
         };
-        Link::new(Dialect::Roomcam, join, 1, now)
+        Link::new(Adapter::new(Dialect::Roomcam, join), 1, now)
     }
 
     fn drain(link: &mut Link) -> Vec<Output> {
@@ -413,10 +451,13 @@ mod tests {
             sdp: "o".to_owned(),
         };
         assert_eq!(drain(&mut link), [Output::Event(offer)]);
-        link.handle_message(&RoomMessage::Answer {
-            viewer: viewer("v-1"),
-            sdp: "a".to_owned(),
-        });
+        link.handle_message(
+            &RoomMessage::Answer {
+                viewer: viewer("v-1"),
+                sdp: "a".to_owned(),
+            },
+            now,
+        );
         let text = r#"{"type":"answer","to":"v-1","answer":{"type":"answer","sdp":"a"}}"#;
         assert_eq!(drain(&mut link), [Output::Send(text.to_owned())]);
     }
@@ -429,10 +470,13 @@ mod tests {
         link.handle_closed("reset", now);
         let expected = [Output::Event(RoomEvent::Disconnected), lost("reset")];
         assert_eq!(drain(&mut link), expected);
-        link.handle_message(&RoomMessage::Answer {
-            viewer: viewer("v-1"),
-            sdp: String::new(),
-        });
+        link.handle_message(
+            &RoomMessage::Answer {
+                viewer: viewer("v-1"),
+                sdp: String::new(),
+            },
+            now,
+        );
         assert_eq!(drain(&mut link), [], "nobody to say it to");
         now = link.poll_timeout().unwrap();
         link.handle_timeout(now);
@@ -468,8 +512,8 @@ mod tests {
             link.handle_timeout(now);
         }
         assert_eq!(reports, 1);
-        // Uniform up to 5 s, that is 2.5 s on average: 1440 attempts an hour.
-        assert!((1200..1700).contains(&attempts), "{attempts}");
+        // Uniform up to 30 s, that is 15 s on average: 240 attempts an hour.
+        assert!((200..290).contains(&attempts), "{attempts}");
     }
 
     #[test]
@@ -500,7 +544,7 @@ mod tests {
         };
         assert_eq!(reports, [Output::Report(refused)]);
         let average = waits.iter().sum::<Duration>() / 200;
-        assert!((S(2)..S(3)).contains(&average), "{average:?}");
+        assert!((S(13)..S(17)).contains(&average), "{average:?}");
         assert!(waits.iter().all(|w| *w <= MAX_RETRY));
     }
 
@@ -516,7 +560,7 @@ mod tests {
             now = link.poll_timeout().unwrap();
             link.handle_timeout(now);
         }
-        assert!(waits.iter().skip(10).sum::<Duration>() > S(90));
+        assert!(waits.iter().skip(10).sum::<Duration>() > S(900));
         enter(&mut link, "", now);
         now += STABLE;
         link.handle_closed("closed", now);
@@ -617,20 +661,5 @@ mod tests {
         enter(&mut link, "", now);
         link.handle_text(&joined(r#""v-9""#), now);
         assert_eq!(drain(&mut link), [], "joined once");
-    }
-
-    #[test]
-    fn follows_a_bounded_number_of_viewers() {
-        let now = crate::clock::now();
-        let mut link = link(now);
-        enter(&mut link, "", now);
-        for n in 0..10_000 {
-            let text = format!(r#"{{"type":"viewer-joined","id":"v-{n}"}}"#);
-            link.handle_text(&text, now);
-            link.handle_text(&text, now);
-        }
-        assert_eq!(drain(&mut link).len(), MAX_VIEWERS);
-        link.handle_text(r#"{"type":"viewer-left","id":"v-999","reason":"bye"}"#, now);
-        assert_eq!(drain(&mut link), [], "nobody we know");
     }
 }

@@ -1,7 +1,8 @@
 //! Finding each other: how viewers' offers reach the device and its answers reach them.
 //!
 //! `link.rs` keeps one connection to a room server alive; `dialect/` translates between that
-//! server's texts and the two vocabularies below; `websocket.rs` moves the texts.
+//! server's texts and the two vocabularies below; `websocket.rs` moves the texts. A device in
+//! several rooms has a link for each.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,19 @@ pub mod websocket;
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(transparent)]
 pub struct ViewerId(pub String);
+
+/// Which of the device's rooms: its place in the list of the configuration, from 0.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RoomIndex(pub usize);
+
+/// One viewer among those of all rooms.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Seat {
+    /// The room.
+    pub room: RoomIndex,
+    /// The viewer's name there.
+    pub viewer: ViewerId,
+}
 
 /// Longest viewer id that is accepted from a room server, in bytes.
 pub const MAX_VIEWER_ID_BYTES: usize = 64;
@@ -48,6 +62,20 @@ pub struct CandidateInit {
     pub username_fragment: Option<String>,
 }
 
+impl CandidateInit {
+    /// Returns which ICE generation it belongs to, by its own field or by the ` ufrag X` of its line
+    /// (RFC 8839 §5.1).
+    #[must_use]
+    pub fn ufrag(&self) -> Option<&str> {
+        let of_line = || {
+            let mut words = self.candidate.split(' ');
+            words.find(|&word| word == "ufrag")?;
+            words.next()
+        };
+        self.username_fragment.as_deref().or_else(of_line)
+    }
+}
+
 /// A STUN or TURN server (`RTCIceServer`, WebRTC §4.2.4).
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -73,8 +101,15 @@ pub enum RoomEvent {
     /// The connection to the room server is gone; the link is trying to get it back. Running media
     /// goes on.
     Disconnected,
-    /// A viewer entered the room. It will offer.
+    /// A viewer entered the room. It will offer, or ask for ours.
     ViewerJoined(ViewerId),
+    /// A viewer is to be offered a new peer connection.
+    Call {
+        /// Whom.
+        viewer: ViewerId,
+        /// Somebody is there for sure; otherwise the offer goes out on the chance.
+        is_present: bool,
+    },
     /// A viewer left.
     ViewerLeft {
         /// Who.
@@ -138,4 +173,29 @@ pub enum RoomMessage {
         /// For people.
         message: String,
     },
+    /// A viewer sees us: its peer connection is up.
+    Connected {
+        /// Who.
+        viewer: ViewerId,
+    },
+    /// A viewer's last peer connection is over.
+    Ended {
+        /// Whose.
+        viewer: ViewerId,
+    },
+}
+
+impl RoomMessage {
+    /// Returns whom it concerns.
+    #[must_use]
+    pub const fn viewer(&self) -> &ViewerId {
+        match self {
+            Self::Answer { viewer, .. }
+            | Self::Offer { viewer, .. }
+            | Self::Candidate { viewer, .. }
+            | Self::Error { viewer, .. }
+            | Self::Connected { viewer }
+            | Self::Ended { viewer } => viewer,
+        }
+    }
 }

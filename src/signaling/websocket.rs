@@ -17,12 +17,12 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_conf
 use tracing::{debug, info, warn};
 use url::Url;
 
-use super::dialect::Join;
+use super::dialect::{Adapter, Join};
 use super::link::{Link, Output, Report};
 use super::server_url::websocket_url;
-use super::{MAX_MESSAGE_BYTES, RoomEvent, RoomMessage};
+use super::{MAX_MESSAGE_BYTES, RoomEvent, RoomIndex, RoomMessage};
 use crate::clock;
-use crate::config::{Dialect, Secret};
+use crate::config::{CallEvents, Dialect, Secret};
 
 /// How long a server may take to read one text.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,16 +46,21 @@ pub struct LinkOptions {
     pub key: Secret,
     /// A random text that stays the same while this process runs.
     pub instance: String,
+    /// Payload of Socket.IO's CONNECT packet: a JSON object, or empty.
+    pub auth: Secret,
+    /// Event names of `socketio-calls`.
+    pub events: CallEvents,
 }
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 type Connecting = Pin<Box<dyn Future<Output = Result<Socket, tungstenite::Error>> + Send>>;
 
-/// Keeps the device in its room until `messages` is closed; then leaves, which takes at most a
+/// Keeps the device in `room` until `messages` is closed; then leaves, which takes at most a
 /// second.
 pub async fn run_link(
     options: LinkOptions,
-    events: mpsc::Sender<RoomEvent>,
+    room: RoomIndex,
+    events: mpsc::Sender<(RoomIndex, RoomEvent)>,
     mut messages: mpsc::Receiver<RoomMessage>,
 ) {
     choose_cryptography();
@@ -63,11 +68,13 @@ pub async fn run_link(
         room: options.room,
         key: options.key,
         instance: options.instance,
+        auth: options.auth,
+        events: options.events,
     };
     let seed = getrandom::u64().unwrap_or_else(|_| clock::unix_time().as_secs());
     let mut driver = Driver {
         name: format!("{} room {}", server_name(&options.server), join.room),
-        link: Link::new(options.dialect, join, seed, clock::now()),
+        link: Link::new(Adapter::new(options.dialect, join), seed, clock::now()),
         server: websocket_url(options.server),
         connecting: None,
         socket: None,
@@ -77,13 +84,13 @@ pub async fn run_link(
         driver.perform().await;
         tokio::select! {
             message = messages.recv() => match message {
-                Some(message) => driver.link.handle_message(&message),
+                Some(message) => driver.link.handle_message(&message, clock::now()),
                 None => break,
             },
             permit = events.reserve(), if !driver.events.is_empty() => match permit {
                 Ok(permit) => {
                     if let Some(event) = driver.events.pop_front() {
-                        permit.send(event); // full: awaits
+                        permit.send((room, event)); // full: awaits
                     }
                 }
                 Err(_) => break, // Nobody listens any more.

@@ -5,10 +5,11 @@
 //! both return `None`, and calls [`Viewer::handle_timeout`] at [`Viewer::poll_timeout`].
 //!
 //! ```text
-//!            answer              ICE + DTLS up
+//!         its offer answered         ICE + DTLS up
 //!     new ──────────▶ connecting ─────────────▶ connected ──▶ ended
-//!      │                  │ CONNECT_TIMEOUT                     ▲ closed by the viewer,
-//!      └──────────────────┴─────────────────────────────────────┘ silent, or closed by us
+//!      │ ours  accepted ▲ │ CONNECT_TIMEOUT                     ▲ closed by the viewer,
+//!      ├───▶ calling ───┘ │                                     │ silent, or closed by us
+//!      └────────┴─────────┴─────────────────────────────────────┘
 //! ```
 //!
 //! | file           | what                                                          |
@@ -44,6 +45,9 @@ use webrtc::{Datagram, FrameHeader, Peer, PeerError, PeerEvent, PeerOptions};
 /// few seconds; a viewer that cannot be reached is told so by its page.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long our offer may wait for an answer: somebody may have to permit a page its microphone first.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Most frames that wait for one viewer, in bytes: the last GOP of a pass-through camera and a
 /// little more. Beyond it the viewer waits for the next keyframe.
 const MAX_QUEUED_BYTES: usize = crate::rtp::gop::MAX_BYTES + (1 << 20);
@@ -57,6 +61,8 @@ const CATCH_UP_INTERVAL: Duration = Duration::from_millis(1);
 pub enum Ended {
     /// The viewer closed it, or fell silent after having been connected.
     Gone,
+    /// Nobody answered our offer in [`ANSWER_TIMEOUT`].
+    NeverAnswered,
     /// No connection came about in [`CONNECT_TIMEOUT`].
     NeverConnected,
     /// The connection failed before it was up: no path, or no common cryptography.
@@ -94,6 +100,7 @@ pub struct Viewer {
     queued_bytes: usize,
     video_clock: RtpClock,
     audio_clock: RtpClock,
+    calling: bool,
     connected: bool,
     ended: bool,
     connect_by: Instant,
@@ -102,7 +109,7 @@ pub struct Viewer {
 }
 
 impl Viewer {
-    /// Creates the session of a viewer whose offer is about to be answered.
+    /// Creates the session of a viewer whose offer is about to be answered, or who is to be offered.
     ///
     /// `first_timestamp` is where RTP timestamps start and should be random (RFC 3550 §5.1).
     ///
@@ -122,6 +129,7 @@ impl Viewer {
             queued_bytes: 0,
             video_clock: RtpClock::new(VIDEO_CLOCK_HZ, now, first_timestamp),
             audio_clock: RtpClock::new(OPUS_CLOCK_HZ, now, first_timestamp),
+            calling: false,
             connected: false,
             ended: false,
             connect_by: now + CONNECT_TIMEOUT,
@@ -145,6 +153,32 @@ impl Viewer {
             self.peer.add_local_candidate(candidate)?;
         }
         self.peer.answer(offer, now)
+    }
+
+    /// Returns our offer, which carries `candidates`.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerError`], which is a bug of ours; end the session then.
+    pub fn offer(&mut self, candidates: &[String], now: Instant) -> Result<String, PeerError> {
+        for candidate in candidates {
+            self.peer.add_local_candidate(candidate)?;
+        }
+        self.calling = true;
+        self.connect_by = now + ANSWER_TIMEOUT;
+        self.peer.offer(now)
+    }
+
+    /// Takes the answer to our offer.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerError`] where the answer makes no sense; end the session then.
+    pub fn handle_answer(&mut self, answer: &str, now: Instant) -> Result<(), PeerError> {
+        self.peer.accept(answer, now)?;
+        self.calling = false;
+        self.connect_by = now + CONNECT_TIMEOUT;
+        Ok(())
     }
 
     /// Takes a candidate of the viewer's.
@@ -232,7 +266,11 @@ impl Viewer {
         self.handle_peer_events(now);
         self.send_queued(now);
         if !self.connected && now >= self.connect_by {
-            self.end(Ended::NeverConnected);
+            self.end(if self.calling {
+                Ended::NeverAnswered
+            } else {
+                Ended::NeverConnected
+            });
         }
     }
 

@@ -13,6 +13,9 @@ pub const MAX_MEDIA: usize = 16;
 /// checked from every address of ours.
 pub const MAX_CANDIDATES: usize = 64;
 
+/// Longest session id, in bytes: it is a number of 64 bits.
+const MAX_SESSION_BYTES: usize = 32;
+
 /// Most lines an offer may have: a full one of Chromium's has about 250.
 const MAX_LINES: usize = 4_000;
 
@@ -64,12 +67,7 @@ pub fn read(sdp: &str) -> Result<Offer, OfferError> {
     if lines.next() != Some("v=0") {
         return Err(OfferError::Malformed);
     }
-    let origin = sdp.lines().find_map(|line| line.strip_prefix("o="));
-    let session = origin
-        .and_then(|origin| origin.split(' ').nth(1))
-        .filter(|session| !session.is_empty() && session.len() <= 64)
-        .ok_or(OfferError::Malformed)?
-        .to_owned();
+    let session = session(sdp).ok_or(OfferError::Malformed)?.to_owned();
     let media = sdp.lines().filter(|line| line.starts_with("m=")).count();
     if media == 0 {
         return Err(OfferError::NoMedia);
@@ -120,6 +118,22 @@ fn offers_h264(sdp: &str) -> bool {
                 })
         })
     })
+}
+
+/// Returns the session id of the `o=` line, which names the peer connection.
+#[must_use]
+pub fn session(sdp: &str) -> Option<&str> {
+    let origin = sdp.lines().find_map(|line| line.strip_prefix("o="))?;
+    let session = origin.split(' ').nth(1)?;
+    (1..=MAX_SESSION_BYTES)
+        .contains(&session.len())
+        .then_some(session)
+}
+
+/// Returns whether a description has any m-lines.
+#[must_use]
+pub fn has_media(sdp: &str) -> bool {
+    sdp.lines().any(|line| line.starts_with("m="))
 }
 
 /// Returns the ICE user name fragments of a description, ours or theirs.

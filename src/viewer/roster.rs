@@ -1,13 +1,16 @@
 //! Who may watch, how many, and which of a viewer's peer connections counts.
 //!
 //! A viewer may make a new peer connection while an old one still lives: it reloads, restarts or
-//! was cut off. Each offer with a session id of its own gets a session of its own; the first to
-//! connect wins, and its siblings are closed. Pure.
+//! was cut off, or both sides offered at once. Each offer of ours, and each of theirs with a session id
+//! of its own, gets a session of its own; the first to connect wins, and its siblings are closed. So
+//! nothing is ever rolled back: where offers cross, one of the two comes to nothing.
+//!
+//! Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::offer::{MAX_CANDIDATES, Offer};
-use crate::signaling::{CandidateInit, ViewerId};
+use crate::signaling::{CandidateInit, Seat};
 
 /// Most sessions of one viewer: a running one and two attempts to replace it.
 pub const MAX_SESSIONS_PER_VIEWER: usize = 3;
@@ -35,20 +38,34 @@ pub enum Admitted {
     Full,
 }
 
+/// What to do with an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// Give it to this session.
+    Taken(SessionId),
+    /// As many watch as may: end this session.
+    Full(SessionId),
+    /// Nobody asked: not even an error.
+    Unasked,
+}
+
 /// All sessions.
 #[derive(Debug)]
 pub struct Roster {
     max_viewers: usize,
     next: u64,
     sessions: BTreeMap<SessionId, Entry>,
-    parked: HashMap<ViewerId, Vec<CandidateInit>>,
+    parked: HashMap<Seat, Vec<CandidateInit>>,
     has_failed: bool,
 }
 
 #[derive(Debug)]
 struct Entry {
-    viewer: ViewerId,
-    offer: Offer,
+    viewer: Seat,
+    /// The viewer's offer, or its answer; `None` while ours waits for one.
+    offer: Option<Offer>,
+    /// It is there for sure, and counts.
+    is_present: bool,
     /// Candidates that came behind the offer.
     candidates: usize,
     connected: bool,
@@ -79,27 +96,59 @@ impl Roster {
     }
 
     /// Takes an offer.
-    pub fn handle_offer(&mut self, viewer: &ViewerId, offer: Offer) -> Admitted {
-        if let Some((&session, entry)) = self
+    pub fn handle_offer(&mut self, viewer: &Seat, offer: Offer) -> Admitted {
+        // Where offers crossed, two sessions may share the id for a moment: the one that is up counts.
+        let known = self
             .sessions
             .iter_mut()
-            .find(|(_, e)| e.viewer == *viewer && e.offer.session == offer.session)
-        {
-            if entry.offer.ufrag != offer.ufrag {
+            .filter(|(_, e)| e.viewer == *viewer && e.is_of(&offer.session))
+            .max_by_key(|(_, e)| e.connected);
+        if let Some((&session, entry)) = known {
+            if entry.ufrag() != Some(offer.ufrag.as_str()) {
                 entry.candidates = 0;
             }
-            entry.offer = offer;
+            entry.offer = Some(offer);
             return Admitted::Renegotiate(session);
         }
-        let own = self.sessions_of(viewer);
         // It tries again before the first attempt is up: perhaps for want of common cryptography.
-        self.has_failed |= own
-            .iter()
-            .any(|id| self.sessions.get(id).is_some_and(|e| !e.connected));
-        if own.is_empty() && self.viewers() >= self.max_viewers {
+        let tried = |e: &Entry| e.offer.is_some() && !e.connected;
+        if self.entries_of(viewer).any(tried) {
+            self.has_failed = true;
+        }
+        self.admit(viewer, Some(offer), true)
+    }
+
+    /// Makes room for a session that we offer. One for somebody who may not be there counts once it
+    /// is answered.
+    pub fn handle_call(&mut self, viewer: &Seat, is_present: bool) -> Admitted {
+        self.admit(viewer, None, is_present)
+    }
+
+    /// Takes an answer: to our newest offer that has none.
+    pub fn handle_answer(&mut self, viewer: &Seat, answer: Offer) -> Answered {
+        let is_full = self.viewers() >= self.max_viewers && !self.counts(viewer);
+        let asked = self
+            .sessions
+            .iter_mut()
+            .rfind(|(_, e)| e.viewer == *viewer && e.offer.is_none());
+        let Some((&session, entry)) = asked else {
+            return Answered::Unasked;
+        };
+        if is_full {
+            self.sessions.remove(&session);
+            return Answered::Full(session);
+        }
+        entry.offer = Some(answer);
+        entry.is_present = true;
+        Answered::Taken(session)
+    }
+
+    fn admit(&mut self, viewer: &Seat, offer: Option<Offer>, is_present: bool) -> Admitted {
+        if is_present && !self.counts(viewer) && self.viewers() >= self.max_viewers {
             self.parked.remove(viewer);
             return Admitted::Full;
         }
+        let own = self.sessions_of(viewer);
         let too_many = (own.len() + 1).saturating_sub(MAX_SESSIONS_PER_VIEWER);
         // A running session is displaced last.
         let (running, attempts): (Vec<_>, Vec<_>) = own
@@ -116,6 +165,7 @@ impl Roster {
             Entry {
                 viewer: viewer.clone(),
                 offer,
+                is_present,
                 candidates: 0,
                 connected: false,
             },
@@ -123,42 +173,54 @@ impl Roster {
         Admitted::New { session, displaced }
     }
 
-    /// Returns the session a candidate belongs to, and keeps it for later where there is none yet.
-    pub fn handle_candidate(
-        &mut self,
-        viewer: &ViewerId,
-        candidate: &CandidateInit,
-    ) -> Option<SessionId> {
-        let ufrag = candidate
-            .username_fragment
-            .as_deref()
-            .or_else(|| ufrag_of_line(&candidate.candidate));
-        let own = || self.sessions.iter().filter(|(_, e)| e.viewer == *viewer);
-        let by_ufrag = own().find(|(_, e)| ufrag == Some(e.offer.ufrag.as_str()));
-        let session = match ufrag {
-            Some(_) => by_ufrag,
-            None => own().next_back(),
+    /// Returns the sessions a candidate belongs to, and keeps it for later where there is none yet.
+    pub fn handle_candidate(&mut self, viewer: &Seat, candidate: &CandidateInit) -> Vec<SessionId> {
+        let ufrag = candidate.ufrag();
+        let own = self.sessions.iter_mut();
+        let mut own = own.filter(|(_, e)| e.viewer == *viewer && e.offer.is_some());
+        let theirs: Vec<_> = match ufrag {
+            Some(_) => own.filter(|(_, e)| e.ufrag() == ufrag).collect(),
+            None => own.next_back().into_iter().collect(),
         };
-        if let Some((&id, _)) = session {
-            let entry = self.sessions.get_mut(&id)?;
-            entry.candidates += 1;
-            return (entry.candidates <= MAX_CANDIDATES).then_some(id);
+        if !theirs.is_empty() {
+            let mut taken = Vec::new();
+            for (&id, entry) in theirs {
+                entry.candidates += 1;
+                if entry.candidates <= MAX_CANDIDATES {
+                    taken.push(id);
+                }
+            }
+            return taken;
         }
         let parking = self.parked.len();
         let parked = match self.parked.get_mut(viewer) {
             Some(parked) => parked,
             None if parking < MAX_PARKING_VIEWERS => self.parked.entry(viewer.clone()).or_default(),
-            None => return None,
+            None => return Vec::new(),
         };
         if parked.len() < MAX_CANDIDATES {
             parked.push(candidate.clone());
         }
-        None
+        Vec::new()
     }
 
-    /// Returns the candidates that came before the viewer's offer.
-    pub fn take_parked(&mut self, viewer: &ViewerId) -> Vec<CandidateInit> {
-        self.parked.remove(viewer).unwrap_or_default()
+    /// Returns the candidates of `session` that came before the viewer's description.
+    pub fn take_parked(&mut self, session: SessionId) -> Vec<CandidateInit> {
+        let Some(entry) = self.sessions.get(&session) else {
+            return Vec::new();
+        };
+        let Some(parked) = self.parked.get_mut(&entry.viewer) else {
+            return Vec::new();
+        };
+        let is_its = |candidate: &mut CandidateInit| {
+            let ufrag = candidate.ufrag();
+            ufrag.is_none() || ufrag == entry.ufrag()
+        };
+        let taken: Vec<_> = parked.extract_if(.., is_its).collect();
+        if parked.is_empty() {
+            self.parked.remove(&entry.viewer);
+        }
+        taken
     }
 
     /// Records that a session is up. Returns the sessions of the same viewer that are over with it.
@@ -179,14 +241,16 @@ impl Roster {
         siblings
     }
 
-    /// Records that a session is over.
-    pub fn handle_ended(&mut self, session: SessionId) {
-        self.sessions.remove(&session);
+    /// Records that a session is over. Returns whose it was, if it was its last.
+    pub fn handle_ended(&mut self, session: SessionId) -> Option<Seat> {
+        let viewer = self.sessions.remove(&session)?.viewer;
+        let was_last = self.entries_of(&viewer).next().is_none();
+        was_last.then_some(viewer)
     }
 
     /// Records that a viewer left the room. Returns the sessions that are over with it: all of them
     /// where it said goodbye, otherwise those without media.
-    pub fn handle_left(&mut self, viewer: &ViewerId, on_purpose: bool) -> Vec<SessionId> {
+    pub fn handle_left(&mut self, viewer: &Seat, on_purpose: bool) -> Vec<SessionId> {
         self.parked.remove(viewer);
         let over: Vec<_> = self
             .sessions
@@ -202,17 +266,24 @@ impl Roster {
 
     /// Returns whose session this is.
     #[must_use]
-    pub fn viewer_of(&self, session: SessionId) -> Option<&ViewerId> {
+    pub fn viewer_of(&self, session: SessionId) -> Option<&Seat> {
         self.sessions.get(&session).map(|e| &e.viewer)
     }
 
     /// Returns how many viewers there are, connected or connecting.
     #[must_use]
     pub fn viewers(&self) -> usize {
-        let mut viewers: Vec<_> = self.sessions.values().map(|e| &e.viewer).collect();
-        viewers.sort_unstable();
-        viewers.dedup();
+        let present = self.sessions.values().filter(|e| e.is_present);
+        let viewers: BTreeSet<_> = present.map(|e| &e.viewer).collect();
         viewers.len()
+    }
+
+    fn counts(&self, viewer: &Seat) -> bool {
+        self.entries_of(viewer).any(|e| e.is_present)
+    }
+
+    fn entries_of(&self, viewer: &Seat) -> impl Iterator<Item = &Entry> {
+        self.sessions.values().filter(move |e| e.viewer == *viewer)
     }
 
     /// Returns how many viewers receive media.
@@ -221,7 +292,7 @@ impl Roster {
         self.sessions.values().filter(|e| e.connected).count()
     }
 
-    fn sessions_of(&self, viewer: &ViewerId) -> Vec<SessionId> {
+    fn sessions_of(&self, viewer: &Seat) -> Vec<SessionId> {
         self.sessions
             .iter()
             .filter(|(_, e)| e.viewer == *viewer)
@@ -230,19 +301,26 @@ impl Roster {
     }
 }
 
-/// The ` ufrag X` of a candidate line (RFC 8839 §5.1).
-fn ufrag_of_line(candidate: &str) -> Option<&str> {
-    let mut words = candidate.split(' ');
-    words.find(|&word| word == "ufrag")?;
-    words.next()
+impl Entry {
+    fn is_of(&self, session: &str) -> bool {
+        self.offer.as_ref().is_some_and(|o| o.session == session)
+    }
+
+    fn ufrag(&self) -> Option<&str> {
+        self.offer.as_ref().map(|o| o.ufrag.as_str())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signaling::{RoomIndex, ViewerId};
 
-    fn viewer(name: &str) -> ViewerId {
-        ViewerId(name.to_owned())
+    fn viewer(name: &str) -> Seat {
+        Seat {
+            room: RoomIndex(0),
+            viewer: ViewerId(name.to_owned()),
+        }
     }
 
     fn offer(session: &str) -> Offer {
@@ -316,18 +394,19 @@ mod tests {
     fn candidates_find_their_session_by_ufrag_even_before_the_offer() {
         let mut roster = Roster::new(8);
         let a = viewer("a");
-        assert_eq!(roster.handle_candidate(&a, &candidate(Some("u1"))), None);
+        assert_eq!(roster.handle_candidate(&a, &candidate(Some("u1"))), []);
         let first = admit(&mut roster, "a", "1");
         let second = admit(&mut roster, "a", "2");
-        assert_eq!(roster.take_parked(&a).len(), 1);
+        assert_eq!(roster.take_parked(second).len(), 0, "not its own");
+        assert_eq!(roster.take_parked(first).len(), 1);
         let session = |roster: &mut Roster, c| roster.handle_candidate(&a, &c);
-        assert_eq!(session(&mut roster, candidate(Some("u1"))), Some(first));
-        assert_eq!(session(&mut roster, candidate(None)), Some(second));
+        assert_eq!(session(&mut roster, candidate(Some("u1"))), [first]);
+        assert_eq!(session(&mut roster, candidate(None)), [second]);
         let mut in_line = candidate(None);
         in_line
             .candidate
             .push_str(" generation 0 ufrag u1 network-cost 999");
-        assert_eq!(session(&mut roster, in_line), Some(first));
+        assert_eq!(session(&mut roster, in_line), [first]);
     }
 
     #[test]
@@ -339,7 +418,8 @@ mod tests {
             }
         }
         assert_eq!(roster.parked.len(), MAX_PARKING_VIEWERS);
-        assert_eq!(roster.take_parked(&viewer("0")).len(), MAX_CANDIDATES);
+        let session = admit(&mut roster, "0", "1");
+        assert_eq!(roster.take_parked(session).len(), MAX_CANDIDATES);
     }
 
     #[test]
@@ -350,9 +430,9 @@ mod tests {
         let taken = |roster: &mut Roster, ufrag: &str| {
             (0..10_000)
                 .filter(|_| {
-                    roster
+                    !roster
                         .handle_candidate(&a, &candidate(Some(ufrag)))
-                        .is_some()
+                        .is_empty()
                 })
                 .count()
         };
@@ -374,6 +454,38 @@ mod tests {
         assert!(!roster.has_failed());
         admit(&mut roster, "a", "2");
         assert!(roster.has_failed());
+    }
+
+    #[test]
+    fn where_offers_cross_both_stand_and_the_first_to_connect_wins() {
+        let mut roster = Roster::new(1);
+        let a = viewer("a");
+        let Admitted::New { session: ours, .. } = roster.handle_call(&a, true) else {
+            panic!("full");
+        };
+        let theirs = admit(&mut roster, "a", "1");
+        assert!(!roster.has_failed(), "crossing is no failure");
+        assert_eq!(roster.handle_answer(&a, offer("1")), Answered::Taken(ours));
+        assert_eq!(roster.handle_answer(&a, offer("1")), Answered::Unasked);
+        assert_eq!(
+            roster.handle_candidate(&a, &candidate(Some("u1"))),
+            [ours, theirs]
+        );
+        assert_eq!(roster.handle_connected(ours), [theirs]);
+        let again = roster.handle_offer(&a, offer("1"));
+        assert_eq!(again, Admitted::Renegotiate(ours));
+    }
+
+    #[test]
+    fn an_offer_on_the_chance_counts_once_it_is_answered() {
+        let mut roster = Roster::new(1);
+        let Admitted::New { session, .. } = roster.handle_call(&viewer("a"), false) else {
+            panic!("full");
+        };
+        assert_eq!(roster.viewers(), 0);
+        admit(&mut roster, "b", "1");
+        let answered = roster.handle_answer(&viewer("a"), offer("2"));
+        assert_eq!(answered, Answered::Full(session));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! One peer connection, driven without I/O. With `webrtc/feedback.rs`, the only file of the device
 //! that knows `rtc`.
 //!
-//! Offers are answered with one H.264 and one Opus stream, send-only as far as the viewer lets us,
-//! and its `control` channel is served. What the viewer sends of its own is accepted and dropped.
+//! Offers are made, or answered, with one H.264 and one Opus stream, send-only as far as the viewer lets
+//! us, and the `control` channel is served. What the viewer sends of its own is accepted and dropped.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -27,11 +27,11 @@ use rtc::peer_connection::sdp::RTCSessionDescription;
 use rtc::peer_connection::state::RTCPeerConnectionState;
 use rtc::peer_connection::transport::RTCIceCandidateInit;
 use rtc::peer_connection::{RTCPeerConnection, RTCPeerConnectionBuilder};
-use rtc::rtp_transceiver::RTCRtpSenderId;
 use rtc::rtp_transceiver::rtp_sender::{
     RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RTCRtpCodingParameters,
     RTCRtpEncodingParameters, RTCRtpHeaderExtensionCapability, RTCRtpRtxParameters, RtpCodecKind,
 };
+use rtc::rtp_transceiver::{RTCRtpSenderId, RTCRtpTransceiverDirection};
 use rtc::sansio::Protocol;
 use rtc::shared::error::Error as RtcError;
 use rtc::shared::{TaggedBytesMut, TransportContext, TransportProtocol};
@@ -189,7 +189,7 @@ pub struct FrameHeader {
 }
 
 impl Peer {
-    /// Creates a peer connection that waits for an offer.
+    /// Creates a peer connection that has neither offered nor answered.
     ///
     /// # Errors
     ///
@@ -311,12 +311,39 @@ impl Peer {
         self.pc.set_remote_description(now, offer)?;
         let answer = self.pc.create_answer(None)?;
         self.pc.set_local_description(now, answer)?;
-        let description = self
-            .pc
-            .local_description()
-            .ok_or_else(|| PeerError("no local description".to_owned()))?;
         self.read_negotiated_parameters();
-        Ok(description.sdp)
+        self.local_description()
+    }
+
+    /// Returns an offer: audio, video and the control channel, send-only, with our candidates. Browsers
+    /// that cannot encode H.264 would refuse to receive it on a line that goes both ways.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerError`], which is a bug of ours.
+    pub fn offer(&mut self, now: Instant) -> Result<String, PeerError> {
+        let transceivers: Vec<_> = self.pc.get_transceivers().collect();
+        for id in transceivers {
+            if let Some(mut transceiver) = self.pc.rtp_transceiver(id) {
+                transceiver.set_direction(RTCRtpTransceiverDirection::Sendonly);
+            }
+        }
+        drop(self.pc.create_data_channel(CONTROL_CHANNEL, None)?);
+        let offer = self.pc.create_offer(None)?;
+        self.pc.set_local_description(now, offer)?;
+        self.local_description()
+    }
+
+    /// Applies the answer to our offer.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerError`] where `rtc` cannot make sense of it; the peer connection is of no use then.
+    pub fn accept(&mut self, answer: &str, now: Instant) -> Result<(), PeerError> {
+        let answer = RTCSessionDescription::answer(answer.to_owned())?;
+        self.pc.set_remote_description(now, answer)?;
+        self.read_negotiated_parameters();
+        Ok(())
     }
 
     /// Adds a candidate of the viewer's. One that makes no sense is ignored: others may work.
@@ -472,6 +499,13 @@ impl Peer {
             }
             _ => {}
         }
+    }
+
+    fn local_description(&self) -> Result<String, PeerError> {
+        let description = self.pc.local_description();
+        let description =
+            description.ok_or_else(|| PeerError("no local description".to_owned()))?;
+        Ok(description.sdp)
     }
 
     /// Payload types and extension ids are the viewer's choice.

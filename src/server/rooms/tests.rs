@@ -162,6 +162,30 @@ fn a_message_to_someone_who_is_gone_is_dropped_but_an_offer_is_told() {
 }
 
 #[test]
+fn a_viewer_that_calls_is_offered_and_told_of_its_media() {
+    let mut w = World::new();
+    w.device(D, "i");
+    w.viewer(V);
+    let called = w.say(V, r#"{"type":"call"}"#);
+    let id = called[0].split('"').nth(7).unwrap().to_owned();
+    assert_eq!(called, [format!(r#"d {{"type":"call","from":"{id}"}}"#)]);
+    let to_viewer = |text: &str| text.replacen('{', &format!(r#"{{"to":"{id}","#), 1);
+    let answer = OFFER.replace("offer", "answer");
+    let relayed = |who: &str, from: &str, text: &str| {
+        [format!(
+            "{who} {}",
+            text.replacen(',', &format!(r#","from":"{from}","#), 1)
+        )]
+    };
+    assert_eq!(w.say(D, &to_viewer(OFFER)), relayed("1", "device", OFFER));
+    assert_eq!(w.say(V, &answer), relayed("d", &id, &answer));
+    for news in ["connected", "ended"] {
+        let told = w.say(D, &to_viewer(&format!(r#"{{"type":"{news}"}}"#)));
+        assert_eq!(told, [format!(r#"1 {{"type":"{news}","from":"device"}}"#)]);
+    }
+}
+
+#[test]
 fn each_side_says_only_what_is_its_to_say() {
     let mut w = World::new();
     w.device(D, "i");
@@ -171,9 +195,11 @@ fn each_side_says_only_what_is_its_to_say() {
             r#"{who} {{"type":"error","code":"bad-message","message":"{what}"}}"#
         )]
     };
-    assert_eq!(w.say(D, OFFER), wrong("d", "only a viewer offers"));
+    let call = r#"{"type":"call"}"#;
+    assert_eq!(w.say(D, call), wrong("d", "only a viewer calls"));
+    let ended = r#"{"type":"ended"}"#;
+    assert_eq!(w.say(V, ended), wrong("1", "only a device says this"));
     let answer = OFFER.replace("offer", "answer");
-    assert_eq!(w.say(V, &answer), wrong("1", "only a device answers"));
     assert_eq!(w.say(D, &answer), wrong("d", "`to` is missing"));
     assert_eq!(
         w.say(V, "{"),

@@ -1,0 +1,233 @@
+//! Socket.IO, rooms of two: `join`, `ready`, `offer`, `answer`, `candidate`, in some servers `leave`.
+//!
+//! The room's creator offers when it hears that the other is `ready`; the one who joined says `ready`
+//! and answers. We do either, as it comes; and where the creator does not offer although we are ready,
+//! we do.
+//!
+//! ```text
+//!            created                          ready
+//! joining ───────────▶ alone ─────────────────────────────▶ we offer
+//!    │ joined: we say ready                                  ▲
+//!    └──────────────▶ waiting ──── OFFER_WAIT ───────────────┘
+//!                        │ offer                      a viewer that is not up in CONNECT_WAIT:
+//!                        ▼                            enter anew, once for each join
+//!                    we answer
+//! ```
+//!
+//! Pure.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::pair::{self, Pair};
+use super::{Description, Join, Output, ROOM_FULL};
+use crate::signaling::socketio::{self, SocketIo, SocketIoEvent};
+use crate::signaling::{RoomEvent, RoomMessage};
+
+/// How long the creator of the room gets to offer, once we said that we are ready.
+const OFFER_WAIT: Duration = Duration::from_secs(4);
+
+/// How long a viewer that was there before us may take to be connected, before we enter anew: a page may
+/// be stuck with what it knew of our predecessor, and forgets it when we leave.
+const CONNECT_WAIT: Duration = Duration::from_secs(9);
+
+/// The device's side.
+#[derive(Debug)]
+pub struct SocketioRooms {
+    join: Join,
+    socket: SocketIo,
+    is_joined: bool,
+    pair: Pair,
+    /// When we offer.
+    offer_at: Option<Instant>,
+    /// When we enter anew.
+    rejoin_at: Option<Instant>,
+    /// We did so, and met the same again.
+    has_rejoined: bool,
+    outputs: VecDeque<Output>,
+}
+
+impl SocketioRooms {
+    pub(super) fn new(join: Join) -> Self {
+        Self {
+            socket: SocketIo::new(None),
+            join,
+            is_joined: false,
+            pair: Pair::default(),
+            offer_at: None,
+            rejoin_at: None,
+            has_rejoined: false,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn handle_connected(&mut self, _now: Instant) {
+        self.socket = SocketIo::new(self.join.auth());
+        self.is_joined = false;
+    }
+
+    pub(super) const fn handle_closed(&mut self) {
+        self.offer_at = None;
+        self.rejoin_at = None;
+        self.is_joined = false;
+    }
+
+    pub(super) fn handle_text(&mut self, text: &str, now: Instant) {
+        self.socket.handle_text(text, now);
+        self.drain_socket(now);
+    }
+
+    pub(super) fn handle_message(&mut self, message: &RoomMessage, _now: Instant) {
+        if !self.pair.is(message.viewer()) {
+            return;
+        }
+        let room = Value::from(self.join.room.as_str());
+        match message {
+            RoomMessage::Offer { sdp, .. } => {
+                self.emit("offer", &[json!(Description::offer(sdp)), room]);
+            }
+            RoomMessage::Answer { sdp, .. } => {
+                self.emit("answer", &[json!(Description::answer(sdp)), room]);
+            }
+            RoomMessage::Candidate { candidate, .. } => {
+                if let Some(candidate) = pair::for_page(candidate) {
+                    self.emit("candidate", &[json!(candidate), room]);
+                }
+            }
+            RoomMessage::Connected { .. } => {
+                self.rejoin_at = None;
+                self.has_rejoined = false;
+            }
+            RoomMessage::Error { .. } | RoomMessage::Ended { .. } => {}
+        }
+    }
+
+    pub(super) fn handle_leave(&mut self) {
+        self.emit("leave", &[self.join.room.as_str().into()]);
+        self.outputs.push_back(Output::Send(socketio::disconnect()));
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        self.socket.handle_timeout(now);
+        self.drain_socket(now);
+        if self.offer_at.is_some_and(|at| at <= now) {
+            self.offer_at = None;
+            let viewer = self.pair.viewer_or_new();
+            let is_present = true;
+            self.event(RoomEvent::Call { viewer, is_present });
+        }
+        if self.rejoin_at.is_some_and(|at| at <= now) {
+            self.has_rejoined = true;
+            self.handle_leave();
+            self.outputs.push_back(Output::Rejoin);
+            self.handle_closed();
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        [self.socket.poll_timeout(), self.offer_at, self.rejoin_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    pub(super) fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn drain_socket(&mut self, now: Instant) {
+        while let Some(text) = self.socket.poll_send() {
+            self.outputs.push_back(Output::Send(text));
+        }
+        while let Some(event) = self.socket.poll_event() {
+            match event {
+                SocketIoEvent::Connected { .. } => {
+                    // Once for each connection: a second join would make us the second one in.
+                    self.emit("join", &[self.join.room.as_str().into()]);
+                }
+                SocketIoEvent::Refused { message } => self.outputs.push_back(Output::Refused {
+                    code: "refused".to_owned(),
+                    message,
+                }),
+                SocketIoEvent::Disconnected { reason } => {
+                    self.outputs.push_back(Output::Complaint(reason));
+                    self.outputs.push_back(Output::Rejoin);
+                }
+                SocketIoEvent::Event { name, args } => self.handle_event(&name, &args, now),
+            }
+        }
+    }
+
+    fn handle_event(&mut self, name: &str, args: &[Value], now: Instant) {
+        let first = args.first().unwrap_or(&Value::Null);
+        match name {
+            "created" | "joined" if !self.is_joined => {
+                self.is_joined = true;
+                self.outputs.push_back(Output::Joined {
+                    ice_servers: Vec::new(),
+                    is_confirmed: true,
+                });
+                if name == "joined" {
+                    self.newcomer();
+                    self.emit("ready", &[self.join.room.as_str().into()]);
+                    self.offer_at = Some(now + OFFER_WAIT);
+                    self.rejoin_at = (!self.has_rejoined).then_some(now + CONNECT_WAIT);
+                }
+            }
+            "full" if !self.is_joined => self.outputs.push_back(Output::Refused {
+                code: ROOM_FULL.to_owned(),
+                message: "two are in this room already".to_owned(),
+            }),
+            "ready" => {
+                self.offer_at = None;
+                self.rejoin_at = None;
+                self.newcomer();
+                let viewer = self.pair.viewer_or_new();
+                let is_present = true;
+                self.event(RoomEvent::Call { viewer, is_present });
+            }
+            "offer" => {
+                if let Some(sdp) = pair::sdp_of(first, "offer") {
+                    self.offer_at = None;
+                    let viewer = self.pair.viewer_or_new();
+                    self.event(RoomEvent::Offer { viewer, sdp });
+                }
+            }
+            "answer" => {
+                let sdp = pair::sdp_of(first, "answer");
+                if let (Some(sdp), Some(viewer)) = (sdp, self.pair.viewer().cloned()) {
+                    self.event(RoomEvent::Answer { viewer, sdp });
+                }
+            }
+            "candidate" => {
+                if let Some(candidate) = pair::candidate_of(first) {
+                    let viewer = self.pair.viewer_or_new();
+                    self.event(RoomEvent::Candidate { viewer, candidate });
+                }
+            }
+            "leave" => {
+                self.offer_at = None;
+                self.rejoin_at = None;
+                let left = self.pair.leave();
+                self.outputs.extend(left.map(Output::Event));
+            }
+            _ => {}
+        }
+    }
+
+    fn newcomer(&mut self) {
+        let (_, left) = self.pair.replace();
+        self.outputs.extend(left.map(Output::Event));
+    }
+
+    fn emit(&mut self, name: &str, args: &[Value]) {
+        let text = socketio::event(name, args);
+        self.outputs.push_back(Output::Send(text));
+    }
+
+    fn event(&mut self, event: RoomEvent) {
+        self.outputs.push_back(Output::Event(event));
+    }
+}

@@ -1,0 +1,153 @@
+//! JSON over a plain WebSocket, rooms of two: `join`, `ready`, `offer`, `answer`, `candidate`.
+//!
+//! When the room has two, both hear `ready`. Who then offers is not defined: some pages both do, some
+//! leave it to the first or to the second one in. We wait a little for their offer, and else make ours;
+//! theirs is answered at any time. There is no `leave`, and no sign that a join was heard.
+//!
+//! ```text
+//! alone ──ready──▶ waiting ──OFFER_WAIT──▶ we offer
+//!   ▲                │ offer                  │ offer
+//!   │                ▼                        ▼
+//!   └── (never) ── we answer ◀────────────────┘        ready at any time: a newcomer
+//! ```
+//!
+//! Pure.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::pair::{self, Pair};
+use super::{Description, Join, Output, to_text};
+use crate::signaling::{RoomEvent, RoomMessage};
+
+/// How long the page gets to offer. Longer than a page needs that asks for camera and microphone again;
+/// shorter than people's patience, for half of the pages never will.
+const OFFER_WAIT: Duration = Duration::from_millis(2_500);
+
+/// The device's side.
+#[derive(Debug)]
+pub struct WsRooms {
+    room: String,
+    pair: Pair,
+    /// When we offer.
+    offer_at: Option<Instant>,
+    outputs: VecDeque<Output>,
+}
+
+impl WsRooms {
+    pub(super) fn new(join: Join) -> Self {
+        Self {
+            room: join.room,
+            pair: Pair::default(),
+            offer_at: None,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn handle_connected(&mut self, _now: Instant) {
+        self.send(&json!({"type": "join", "room": self.room}));
+        self.outputs.push_back(Output::Joined {
+            ice_servers: Vec::new(),
+            is_confirmed: false,
+        });
+    }
+
+    pub(super) const fn handle_closed(&mut self) {
+        self.offer_at = None;
+    }
+
+    pub(super) fn handle_text(&mut self, text: &str, now: Instant) {
+        let Ok(message) = serde_json::from_str::<Value>(text) else {
+            return;
+        };
+        // One socket may be in several rooms; this one is in one.
+        let room = message.get("room").and_then(Value::as_str);
+        if room.is_some_and(|room| room != self.room) {
+            return;
+        }
+        let field = |name: &str| message.get(name).unwrap_or(&Value::Null);
+        match field("type").as_str() {
+            Some("ready") => {
+                let (_, left) = self.pair.replace();
+                self.outputs.extend(left.map(Output::Event));
+                self.offer_at = Some(now + OFFER_WAIT);
+            }
+            Some("offer") => {
+                if let Some(sdp) = pair::sdp_of(field("offer"), "offer") {
+                    self.offer_at = None;
+                    let viewer = self.pair.viewer_or_new();
+                    self.event(RoomEvent::Offer { viewer, sdp });
+                }
+            }
+            Some("answer") => {
+                let sdp = pair::sdp_of(field("answer"), "answer");
+                if let (Some(sdp), Some(viewer)) = (sdp, self.pair.viewer().cloned()) {
+                    self.event(RoomEvent::Answer { viewer, sdp });
+                }
+            }
+            Some("candidate") => {
+                if let Some(candidate) = pair::candidate_of(field("candidate")) {
+                    let viewer = self.pair.viewer_or_new();
+                    self.event(RoomEvent::Candidate { viewer, candidate });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn handle_message(&mut self, message: &RoomMessage, _now: Instant) {
+        if !self.pair.is(message.viewer()) {
+            return;
+        }
+        let room = &self.room;
+        let message = match message {
+            RoomMessage::Offer { sdp, .. } => {
+                json!({"type": "offer", "offer": Description::offer(sdp), "room": room})
+            }
+            RoomMessage::Answer { sdp, .. } => {
+                json!({"type": "answer", "answer": Description::answer(sdp), "room": room})
+            }
+            RoomMessage::Candidate { candidate, .. } => match pair::for_page(candidate) {
+                Some(candidate) => {
+                    json!({"type": "candidate", "candidate": candidate, "room": room})
+                }
+                None => return,
+            },
+            RoomMessage::Error { .. }
+            | RoomMessage::Connected { .. }
+            | RoomMessage::Ended { .. } => return,
+        };
+        self.send(&message);
+    }
+
+    /// The protocol has no word for it: closing has to do.
+    #[expect(clippy::unused_self, reason = "all adapters have the same methods")]
+    pub(super) const fn handle_leave(&mut self) {}
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if self.offer_at.is_some_and(|at| at <= now) {
+            self.offer_at = None;
+            let viewer = self.pair.viewer_or_new();
+            let is_present = true;
+            self.event(RoomEvent::Call { viewer, is_present });
+        }
+    }
+
+    pub(super) const fn poll_timeout(&self) -> Option<Instant> {
+        self.offer_at
+    }
+
+    pub(super) fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn send(&mut self, message: &Value) {
+        self.outputs.push_back(Output::Send(to_text(message)));
+    }
+
+    fn event(&mut self, event: RoomEvent) {
+        self.outputs.push_back(Output::Event(event));
+    }
+}
