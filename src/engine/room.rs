@@ -105,7 +105,8 @@ impl Engine {
             Err(error) => return self.refuse(seat, "bad-offer", error.to_string()),
         };
         let admitted = self.roster.handle_offer(seat, summary);
-        let Some(session) = self.admit(seat, admitted, now) else {
+        let one_stream = !offer::has_data(sdp);
+        let Some(session) = self.admit(seat, admitted, one_stream, now) else {
             return;
         };
         let candidates = self.candidates();
@@ -136,7 +137,7 @@ impl Engine {
 
     fn call(&mut self, seat: &Seat, is_present: bool, now: Instant) {
         let admitted = self.roster.handle_call(seat, is_present);
-        let Some(session) = self.admit(seat, admitted, now) else {
+        let Some(session) = self.admit(seat, admitted, true, now) else {
             return;
         };
         let candidates = self.candidates();
@@ -194,7 +195,13 @@ impl Engine {
     }
 
     /// Returns the session to go on with; a new one is made, and those in its way are closed.
-    fn admit(&mut self, seat: &Seat, admitted: Admitted, now: Instant) -> Option<SessionId> {
+    fn admit(
+        &mut self,
+        seat: &Seat,
+        admitted: Admitted,
+        one_stream: bool,
+        now: Instant,
+    ) -> Option<SessionId> {
         let session = match admitted {
             Admitted::Full => {
                 self.refuse_full(seat);
@@ -208,7 +215,7 @@ impl Engine {
                 session
             }
         };
-        match self.new_viewer(now) {
+        match self.new_viewer(one_stream, now) {
             Ok(machine) => {
                 self.sessions
                     .insert(session, Session::new(session, machine));
@@ -242,10 +249,11 @@ impl Engine {
         }
     }
 
-    fn new_viewer(&self, now: Instant) -> Result<Viewer, PeerError> {
+    fn new_viewer(&self, one_stream: bool, now: Instant) -> Result<Viewer, PeerError> {
         let options = PeerOptions {
             certificate: self.certificate.clone(),
             latency: self.options.webrtc.latency,
+            one_stream,
             first_ssrc: random_u32(),
             gcm_only: !self.roster.has_failed(),
         };

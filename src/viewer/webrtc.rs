@@ -118,6 +118,9 @@ pub struct PeerOptions {
     pub certificate: Certificate,
     /// What is traded for latency.
     pub latency: Latency,
+    /// Whether picture and sound belong to one `MediaStream`, whatever is traded for latency: pages that
+    /// were not made for this device play the first stream they get, and nothing else.
+    pub one_stream: bool,
     /// SSRC of the video stream; audio and repair use the next two.
     pub first_ssrc: u32,
     /// Whether to insist on AES-GCM for SRTP, which costs a quarter of AES-CM with SHA-1. Left to
@@ -246,9 +249,11 @@ impl Peer {
             .build(now)?;
         // A browser plays tracks of one stream in sync: the picture waits for the sound. Streams
         // of their own are each played as early as possible.
-        let (video_stream, audio_stream) = match options.latency {
-            Latency::Smooth => ("roomcam", "roomcam"),
-            Latency::Low | Latency::Balanced => ("roomcam-video", "roomcam-audio"),
+        let one_stream = options.one_stream || options.latency == Latency::Smooth;
+        let (video_stream, audio_stream) = if one_stream {
+            ("roomcam", "roomcam")
+        } else {
+            ("roomcam-video", "roomcam-audio")
         };
         let ssrc = options.first_ssrc;
         let (audio_ssrc, rtx_ssrc) = (ssrc.wrapping_add(1), ssrc.wrapping_add(2));

@@ -32,6 +32,9 @@ mod socketio_rooms;
 mod ws_broadcast;
 mod ws_rooms;
 
+#[cfg(test)]
+mod testing;
+
 /// The code of a refusal because the room has as many inside as it takes.
 pub const ROOM_FULL: &str = "room-full";
 
