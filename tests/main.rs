@@ -5,6 +5,7 @@
 mod browser;
 #[cfg(test)]
 mod connecting;
+#[cfg(test)]
 mod dialects;
 #[cfg(test)]
 mod guest;
