@@ -5,6 +5,7 @@
 mod browser;
 #[cfg(test)]
 mod connecting;
+mod dialects;
 #[cfg(test)]
 mod guest;
 #[cfg(test)]
