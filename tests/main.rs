@@ -16,6 +16,8 @@ mod refusals;
 #[cfg(test)]
 mod rooms;
 #[cfg(test)]
+mod socketio;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod viewing;
