@@ -6,6 +6,8 @@ mod browser;
 #[cfg(test)]
 mod connecting;
 #[cfg(test)]
+mod dialects;
+#[cfg(test)]
 mod guest;
 #[cfg(test)]
 mod layering;
@@ -13,6 +15,8 @@ mod layering;
 mod refusals;
 #[cfg(test)]
 mod rooms;
+#[cfg(test)]
+mod socketio;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

@@ -337,7 +337,7 @@ impl Peer {
     /// [`PeerError`], which is a bug of ours.
     pub fn offer(&mut self, now: Instant) -> Result<String, PeerError> {
         self.only_send();
-        drop(self.pc.create_data_channel(CONTROL_CHANNEL, None)?);
+        self.pc.create_data_channel(CONTROL_CHANNEL, None)?;
         let offer = self.pc.create_offer(None)?;
         self.pc.set_local_description(now, offer)?;
         self.local_description()
