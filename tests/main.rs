@@ -14,6 +14,8 @@ mod layering;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod relaying;
+#[cfg(test)]
 mod rooms;
 #[cfg(test)]
 mod socketio;
