@@ -2,6 +2,8 @@
 //! nothing on. Where nothing else connects, a relay in the middle does.
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::net::{IpAddr, UdpSocket};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -85,29 +87,9 @@ impl Islands {
 
     /// Starts coturn in the middle. Its relayed addresses are those that the viewer reaches.
     pub(crate) fn coturn(&self, arguments: &[&str]) -> Program {
-        let secret = format!("--static-auth-secret={SECRET}");
-        let database = format!("--userdb={}/turn.db", self.directory.path().display());
-        let pid = format!("--pidfile={}/turn.pid", self.directory.path().display());
-        let fixed = [
-            "-n",
-            "--no-cli",
-            "--no-dtls",
-            "--use-auth-secret",
-            &secret,
-            "--realm=example.org",
-            "--listening-ip=10.77.1.1",
-            "--listening-port=3478",
-            "--relay-ip=10.77.2.1",
-            &database,
-            &pid,
-            "--log-file=stdout",
-            "--simple-log",
-            "-v",
-        ];
-        let arguments = [&fixed[..], arguments].concat();
-        let coturn = self.start(Place::Middle, "turnserver", &arguments);
-        coturn.has_said("UDP listener opened on: 10.77.1.1:3478", 1);
-        coturn
+        let mut command = self.command(Place::Middle, "turnserver");
+        command.args(arguments);
+        coturn(command, self.directory.path(), MIDDLE, 3478)
     }
 
     /// Starts a device, and waits until it is in its room.
@@ -153,8 +135,7 @@ impl Islands {
     fn start(&self, place: Place, program: &str, arguments: &[&str]) -> Program {
         let mut command = self.command(place, program);
         command.args(arguments).stdout(Stdio::piped());
-        command.stderr(Stdio::piped());
-        Program::new(command)
+        Program::new(command.stderr(Stdio::piped()))
     }
 
     /// `ip netns exec` becomes the program itself: ending it ends the program.
@@ -182,6 +163,57 @@ impl Drop for Islands {
     }
 }
 
+/// A TURN server on this machine.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    /// `turn:…`
+    pub(crate) url: String,
+    _coturn: Program,
+    _directory: TempDir,
+}
+
+impl Relay {
+    /// Starts coturn on `address`, which is not of the loopback: browsers ask no server there.
+    pub(crate) fn start(address: IpAddr) -> Self {
+        let directory = TempDir::new().unwrap();
+        let probe = UdpSocket::bind((address, 0)).unwrap();
+        let port = probe.local_addr().unwrap().port();
+        drop(probe);
+        let ip = address.to_string();
+        let command = Command::new("turnserver");
+        Self {
+            url: format!("turn:{address}:{port}"),
+            _coturn: coturn(command, directory.path(), (&ip, &ip), port),
+            _directory: directory,
+        }
+    }
+}
+
+/// Starts coturn, and waits until it listens. It keeps all its files in `directory`.
+fn coturn(mut command: Command, directory: &Path, (ip, relay): (&str, &str), port: u16) -> Program {
+    let directory = directory.display();
+    command.args([
+        "-n",
+        "--no-cli",
+        "--no-dtls",
+        "--use-auth-secret",
+        "--realm=example.org",
+    ]);
+    command.args(["--log-file=stdout", "--simple-log", "-v"]);
+    command.args([
+        format!("--static-auth-secret={SECRET}"),
+        format!("--listening-ip={ip}"),
+        format!("--listening-port={port}"),
+        format!("--relay-ip={relay}"),
+        format!("--userdb={directory}/turn.db"),
+        format!("--pidfile={directory}/turn.pid"),
+    ]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let coturn = Program::new(command.stderr(Stdio::piped()));
+    coturn.has_said(&format!("UDP listener opened on: {ip}:{port}"), 1);
+    coturn
+}
+
 fn ip(arguments: &str) {
     let done = Command::new("ip").args(arguments.split(' ')).output();
     let done = done.expect("iproute2 is installed");
@@ -196,7 +228,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    fn new(mut command: Command) -> Self {
+    fn new(command: &mut Command) -> Self {
         let mut process = command.spawn().expect("the program is installed");
         let said = Arc::new(Mutex::new(String::new()));
         listen(process.stdout.take().expect("it is piped"), &said);
