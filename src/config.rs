@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::signaling::IceServer;
+use crate::turn::url::TurnUrl;
 
 mod credentials;
 
@@ -150,10 +151,30 @@ pub struct WebRtc {
     pub advertised_addresses: Vec<IpAddr>,
     /// STUN and TURN servers.
     pub ice_servers: Vec<IceServer>,
+    /// TURN servers of one's own.
+    pub turn: Turn,
+    /// Names of the network interfaces to offer; empty: all that lead anywhere.
+    pub interfaces: Vec<String>,
     /// How many may watch at once.
     pub max_viewers: usize,
     /// What is traded for latency.
     pub latency: Latency,
+}
+
+/// `[webrtc.turn]`
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Turn {
+    /// `turn:host:port?transport=udp`, `turns:host:port`, …; empty: none.
+    pub urls: Vec<String>,
+    /// A user of these servers.
+    pub username: String,
+    /// Its password.
+    pub password: Secret,
+    /// Instead of both: the secret of coturn's `use-auth-secret`, from which they are minted.
+    pub secret: Secret,
+    /// How long minted credentials are good for, in seconds.
+    pub lifetime_s: u64,
 }
 
 /// What the browser's jitter buffer is asked to do.
@@ -251,8 +272,22 @@ impl Default for WebRtc {
             udp_port: 0,
             advertised_addresses: Vec::new(),
             ice_servers: Vec::new(),
+            turn: Turn::default(),
+            interfaces: Vec::new(),
             max_viewers: 8,
             latency: Latency::Balanced,
+        }
+    }
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self {
+            urls: Vec::new(),
+            username: String::new(),
+            password: Secret::default(),
+            secret: Secret::default(),
+            lifetime_s: 43_200,
         }
     }
 }
@@ -487,7 +522,33 @@ impl Config {
                 return Err(ConfigError::Range { key, value, legal });
             }
         }
-        self.room.headers.check()
+        self.room.headers.check()?;
+        self.webrtc.turn.check()
+    }
+}
+
+impl Turn {
+    fn check(&self) -> Result<(), ConfigError> {
+        let error = |key, value: &str, legal| ConfigError::Range {
+            key,
+            value: value.to_owned(),
+            legal,
+        };
+        if let Some(url) = self.urls.iter().find(|url| url.parse::<TurnUrl>().is_err()) {
+            let legal =
+                "\"turn:HOST\", \"turn:HOST:PORT?transport=udp\" (or tcp), \"turns:HOST:PORT\"";
+            return Err(error("webrtc.turn.urls", url, legal));
+        }
+        let is_user = !self.username.is_empty() && !self.password.is_empty();
+        if !self.urls.is_empty() && is_user != self.secret.is_empty() {
+            let legal = "either it, or a username and a password";
+            return Err(error("webrtc.turn.secret", "…", legal));
+        }
+        if !(10..=604_800).contains(&self.lifetime_s) {
+            let value = self.lifetime_s.to_string();
+            return Err(error("webrtc.turn.lifetime_s", &value, "10 to 604800"));
+        }
+        Ok(())
     }
 }
 
@@ -504,11 +565,11 @@ fn quote_no_secret<'a>(text: &str, line: usize, message: &'a str) -> &'a str {
         .rev();
     let at = backwards.clone().next().unwrap_or_default();
     let section = backwards.find(|line| line.trim_start().starts_with('['));
-    let names = |line: &str, secrets: [&str; 2]| secrets.iter().any(|name| line.contains(name));
-    let tables = ["headers", "auth"];
+    let names = |line: &str, secrets: &[&str]| secrets.iter().any(|name| line.contains(name));
+    let tables = &["headers", "auth"];
     if names(at, tables) || section.is_some_and(|section| names(section, tables)) {
         "not a table like { NAME = \"VALUE\" } (the line is not shown: it may hold a key)"
-    } else if names(at, ["key", "credential"]) {
+    } else if names(at, &["key", "credential", "password", "secret"]) {
         "not a text in quotes (the line is not shown: it holds a key)"
     } else {
         message
@@ -562,7 +623,9 @@ mod tests {
                 keys.map(move |k| format!("{t}.{k}")).collect::<Vec<_>>()
             })
             .collect();
-        assert_eq!(keys.len(), 5 + 2 + 9 + 3 + 5 + 3, "{keys:?}");
+        assert_eq!(keys.len(), 5 + 2 + 9 + 3 + 7 + 3, "{keys:?}");
+        let turn = table["webrtc"]["turn"].as_table().unwrap();
+        assert_eq!(turn.len(), 5, "{turn:?}");
     }
 
     #[test]
@@ -607,6 +670,27 @@ mod tests {
             config.check().unwrap_err().to_string(),
             "video.fps = 0 is out of range: 1 to 120"
         );
+    }
+
+    #[test]
+    fn a_relay_needs_a_url_that_is_one_and_one_way_to_log_in() {
+        let check = |turn: &str| {
+            let config = Config::parse(&format!("[webrtc.turn]\n{turn}")).unwrap();
+            config.check().map_err(|error| error.to_string())
+        };
+        let url = "urls = [\"turn:turn.example\"]\n";
+        assert_eq!(check(&format!("{url}secret = \"hunter2\"")), Ok(()));
+        let user = "username = \"u\"\npassword = \"hunter2\"\n";
+        assert_eq!(check(&format!("{url}{user}")), Ok(()));
+        for (wrong, key) in [
+            ("urls = [\"turn.example\"]".to_owned(), "webrtc.turn.urls"),
+            (url.to_owned(), "webrtc.turn.secret"),
+            (format!("{url}{user}secret = \"s\""), "webrtc.turn.secret"),
+            ("lifetime_s = 1".to_owned(), "webrtc.turn.lifetime_s"),
+        ] {
+            let error = check(&wrong).unwrap_err();
+            assert!(error.contains(key) && !error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]

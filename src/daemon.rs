@@ -27,6 +27,7 @@ use crate::signaling::server_url::{BadServerUrl, parse_server_url};
 use crate::signaling::websocket::{Authorities, CaFileError, LinkOptions, run_link};
 use crate::signaling::{RoomEvent, RoomIndex, RoomMessage};
 use crate::systemd::Notifier;
+use crate::turn::credentials::IceServers;
 use crate::video::capture::CaptureRequest;
 use crate::{audio, clock, engine, interfaces, video};
 
@@ -110,6 +111,7 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
             video_bitrate_bps: config.video.bitrate_kbps.saturating_mul(1_000),
             has_video: config.video.source != "none",
             has_audio: config.audio.source != "none",
+            authorities: Authorities::load(&config.room.ca_file)?,
             offer_loopback: room.is_local,
         },
         channels.with(events, messages, pulse),
@@ -189,7 +191,7 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
         viewer_key: viewer_key.clone(),
         device_key: device_key.clone(),
         allowed_origins: config.server.allowed_origins,
-        ice_servers: config.webrtc.ice_servers,
+        ice_servers: IceServers::new(&config.webrtc, clock::unix_time),
     })
     .await?;
     announce_server(
@@ -279,7 +281,7 @@ impl Room {
             viewer_key: viewer_key.clone(),
             device_key: device_key.clone(),
             allowed_origins: config.server.allowed_origins.clone(),
-            ice_servers: config.webrtc.ice_servers.clone(),
+            ice_servers: IceServers::new(&config.webrtc, clock::unix_time),
         })
         .await?;
         let address = server.local_addr();

@@ -95,7 +95,8 @@ fn options(listen: SocketAddr) -> ServerOptions {
         ice_servers: vec![IceServer {
             urls: vec!["stun:stun.example.org".to_owned()],
             ..IceServer::default()
-        }],
+        }]
+        .into(),
     }
 }
 
@@ -295,7 +296,7 @@ async fn viewers_and_the_linked_device_talk() {
     let host = Host::start().await;
     let mut early = host.viewer().await;
     let mut link = host.link("be seen");
-    let ice_servers = options(host.address).ice_servers;
+    let ice_servers = options(host.address).ice_servers.for_client("d-1");
     assert_eq!(link.event().await, RoomEvent::Joined { ice_servers });
     let early_id = ViewerId(early.id.clone());
     assert_eq!(link.event().await, RoomEvent::ViewerJoined(early_id));

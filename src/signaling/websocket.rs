@@ -149,10 +149,7 @@ impl Driver {
         let now = clock::now();
         match message {
             Some(Ok(Message::Text(text))) => self.link.handle_text(&text, now),
-            Some(Ok(Message::Binary(bytes))) => match std::str::from_utf8(&bytes) {
-                Ok(text) => self.link.handle_text(text, now),
-                Err(_) => self.link.handle_heard(now),
-            },
+            Some(Ok(Message::Binary(bytes))) => self.link.handle_binary(&bytes, now),
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
                 self.link.handle_heard(now);
             }
@@ -214,7 +211,7 @@ impl Driver {
                 warn!(
                     server,
                     ?code,
-                    ?message,
+                    reason = ?message,
                     "refused by the room server, trying again"
                 );
             }

@@ -54,6 +54,13 @@ const MAX_BUFFERED_CONTROL_BYTES: usize = 64 * 1024;
 /// feel instant, at the price of a few more packets in the first second.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How often a pair is checked before it is left to the viewer to check it: for a second. The viewer may
+/// have yet to learn our candidate, and a relay to be told of it.
+const MAX_CHECKS: u16 = 50;
+
+/// How long a relayed pair waits for a better one.
+const RELAY_WAIT: Duration = Duration::from_millis(500);
+
 /// How long a viewer may be silent before its path counts as broken, and then as gone: together
 /// below the 15 s in which a vanished viewer is noticed.
 const DISCONNECTED_AFTER: Duration = Duration::from_secs(4);
@@ -228,7 +235,7 @@ impl Peer {
         }
         let settings = SettingEngineBuilder::new()
             .with_srtp_protection_profiles(profiles)
-            .with_ice_connection_attempts(Some(CHECK_INTERVAL), None)
+            .with_ice_connection_attempts(Some(CHECK_INTERVAL), Some(MAX_CHECKS))
             .with_ice_timeouts(
                 Some(DISCONNECTED_AFTER),
                 Some(FAILED_AFTER),
@@ -237,6 +244,7 @@ impl Peer {
             .with_host_acceptance_min_wait(Some(Duration::ZERO))
             .with_srflx_acceptance_min_wait(Some(Duration::ZERO))
             .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
+            .with_relay_acceptance_min_wait(Some(RELAY_WAIT))
             .build();
         let configuration = RTCConfigurationBuilder::new()
             .with_certificates(vec![options.certificate.0.clone()])
@@ -329,7 +337,7 @@ impl Peer {
     /// [`PeerError`], which is a bug of ours.
     pub fn offer(&mut self, now: Instant) -> Result<String, PeerError> {
         self.only_send();
-        drop(self.pc.create_data_channel(CONTROL_CHANNEL, None)?);
+        self.pc.create_data_channel(CONTROL_CHANNEL, None)?;
         let offer = self.pc.create_offer(None)?;
         self.pc.set_local_description(now, offer)?;
         self.local_description()

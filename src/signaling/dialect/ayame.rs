@@ -190,7 +190,7 @@ fn ice_servers(values: &[Value]) -> Vec<IceServer> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::*;
+    use super::super::tests::*;
     use super::*;
     use crate::config::Dialect;
 

@@ -33,7 +33,7 @@ mod ws_broadcast;
 mod ws_rooms;
 
 #[cfg(test)]
-mod testing;
+mod tests;
 
 /// The code of a refusal because the room has as many inside as it takes.
 pub const ROOM_FULL: &str = "room-full";
@@ -147,6 +147,12 @@ impl Adapter {
         if text.len() <= MAX_MESSAGE_BYTES {
             each!(self, it => it.handle_text(text, now));
         }
+    }
+
+    /// Returns whether a binary message may be a text: `ws` 8 relays what it is given in that form.
+    #[must_use]
+    pub const fn reads_binary(&self) -> bool {
+        !matches!(self, Self::SocketioRooms(_) | Self::SocketioCalls(_))
     }
 
     /// Takes a message of the engine.

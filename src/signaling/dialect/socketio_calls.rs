@@ -323,7 +323,7 @@ fn viewer_of(id: &Value) -> Option<ViewerId> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::*;
+    use super::super::tests::*;
     use super::*;
     use crate::config::Dialect;
 
@@ -429,8 +429,10 @@ mod tests {
 
     #[test]
     fn events_may_have_other_names() {
-        let mut events = crate::config::CallEvents::default();
-        events.incoming = "incoming:call".to_owned();
+        let events = crate::config::CallEvents {
+            incoming: "incoming:call".to_owned(),
+            ..crate::config::CallEvents::default()
+        };
         let join = Join {
             room: "cam".to_owned(),
             events,

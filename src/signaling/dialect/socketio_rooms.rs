@@ -234,7 +234,7 @@ impl SocketioRooms {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::*;
+    use super::super::tests::*;
     use super::*;
     use crate::config::Dialect;
 

@@ -152,7 +152,7 @@ impl WsBroadcast {
 #[cfg(test)]
 mod tests {
     use super::super::Adapter;
-    use super::super::testing::*;
+    use super::super::tests::*;
     use super::*;
     use crate::config::Dialect;
 

@@ -154,7 +154,7 @@ impl WsRooms {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::*;
+    use super::super::tests::*;
     use super::*;
     use crate::config::Dialect;
 

@@ -209,10 +209,12 @@ impl Endpoint {
     fn explain_answer<T>(&self, response: &tungstenite::http::Response<T>) -> ConnectError {
         let path = shortened(self.server.path());
         let status = response.status().to_string();
+        if response.status().is_redirection()
+            && let Some(location) = location(response)
+        {
+            return ConnectError::Moved { location };
+        }
         match response.status().as_u16() {
-            300..=399 if let Some(location) = location(response) => {
-                ConnectError::Moved { location }
-            }
             401 | 403 | 407 => ConnectError::Credentials { status },
             404 | 410 => ConnectError::NotThere { path, status },
             500..=599 => ConnectError::OutOfOrder { status },
