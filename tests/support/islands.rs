@@ -64,6 +64,10 @@ impl Islands {
             ip(&format!("-n {hub} link set {middle} up"));
             ip(&format!("-n {end} route add default via 10.77.{net}.1"));
         }
+        // A machine with containers passes on, and its namespaces begin as it is.
+        let off = "echo 0 > /proc/sys/net/ipv4/ip_forward";
+        let mut command = islands.command(Place::Middle, "sh");
+        assert!(command.args(["-c", off]).status().unwrap().success());
         let config = islands.file(
             "serve.toml",
             "[room]\nkey = \"see\"\n[server]\nlisten = \"0.0.0.0:8080\"\ndevice_key = \"be seen\"\n",
