@@ -12,6 +12,7 @@ use crate::signaling::IceServer;
 pub mod guard;
 pub mod guesses;
 pub mod http;
+pub mod pairing;
 pub mod places;
 pub mod protocol;
 pub mod rooms;
