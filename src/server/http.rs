@@ -28,10 +28,11 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::clients::{Entrance, entrance, run_rooms};
 use super::guard::{Guard, plain_host};
 use super::places::{Places, Ticket};
 use super::rooms::Rooms;
-use super::websocket::{Input, MAX_QUEUED_INPUTS, run_rooms, serve_client, stopped};
+use super::websocket::{serve_client, stopped};
 use super::{ServerError, ServerOptions};
 use crate::signaling::MAX_MESSAGE_BYTES;
 
@@ -133,10 +134,10 @@ impl Server {
     /// takes at most half a second.
     pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
         info!(address = %self.address, "room server started");
-        let (inputs, queue) = mpsc::channel(MAX_QUEUED_INPUTS);
+        let (entrance, reports) = entrance();
         let router = router(Arc::clone(&self.guard));
         let mut rooms = JoinSet::new();
-        rooms.spawn(run_rooms(self.rooms, queue));
+        rooms.spawn(run_rooms(self.rooms, reports));
         let mut places = Places::default();
         let mut connections = JoinSet::new();
         loop {
@@ -148,7 +149,7 @@ impl Server {
                             let connection = Connection {
                                 address,
                                 router: router.clone(),
-                                inputs: inputs.clone(),
+                                entrance: entrance.clone(),
                                 ticket,
                                 shutdown: shutdown.clone(),
                             };
@@ -168,7 +169,7 @@ impl Server {
                 () = stopped(&mut shutdown) => break,
             }
         }
-        drop((self.listener, inputs));
+        drop((self.listener, entrance));
         let all = async { while connections.join_next().await.is_some() {} };
         if timeout(SHUTDOWN_TIMEOUT, all).await.is_err() {
             debug!(
@@ -197,7 +198,7 @@ fn remedy(kind: ErrorKind) -> &'static str {
 struct Connection {
     address: IpAddr,
     router: Router,
-    inputs: mpsc::Sender<Input>,
+    entrance: Entrance,
     ticket: Ticket,
     shutdown: watch::Receiver<bool>,
 }
@@ -238,12 +239,12 @@ impl Connection {
         if let Some(socket) = sockets.recv().await {
             let Self {
                 address,
-                inputs,
+                entrance,
                 ticket,
                 shutdown,
                 ..
             } = self;
-            serve_client(socket, address, inputs, ticket, shutdown).await;
+            serve_client(socket, address, entrance, ticket, shutdown).await;
         }
     }
 }

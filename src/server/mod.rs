@@ -1,14 +1,15 @@
 //! The embedded room server: the page, and the rooms in which viewers and devices meet.
 //!
 //! `rooms.rs` decides who is where and what is passed on to whom, `protocol.rs` has the texts,
-//! `guesses.rs`, `guard.rs` and `places.rs` keep strangers out; `http.rs` listens, `websocket.rs` moves the
-//! texts. Speaks `docs/signaling.md`. No TLS: that is for a proxy in front.
+//! `guesses.rs`, `guard.rs` and `places.rs` keep strangers out; `clients.rs` has the task that owns the rooms,
+//! and their clients; `http.rs` listens, `websocket.rs` moves the texts. Speaks `docs/signaling.md`. No TLS: that is for a proxy in front.
 
 use std::net::SocketAddr;
 
 use crate::config::Secret;
 use crate::signaling::IceServer;
 
+pub mod clients;
 pub mod guard;
 pub mod guesses;
 pub mod http;
