@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use crate::config::Secret;
-use crate::signaling::IceServer;
+use crate::turn::credentials::IceServers;
 
 pub mod clients;
 pub mod guard;
@@ -33,7 +33,7 @@ pub struct ServerOptions {
     /// also names by which a proxy may ask a server that listens on loopback.
     pub allowed_origins: Vec<String>,
     /// Handed out to whoever joined.
-    pub ice_servers: Vec<IceServer>,
+    pub ice_servers: IceServers,
 }
 
 /// Why there is no server.

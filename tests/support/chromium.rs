@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use fantoccini::wd::WindowHandle;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
@@ -29,6 +30,13 @@ const FLAGS: [&str; 8] = [
     "--disable-sync",
 ];
 
+/// 10 pictures per second, since the machine encodes them beside all else.
+const CAMERA_FLAGS: [&str; 3] = [
+    "--use-fake-device-for-media-stream=fps=10",
+    "--use-fake-ui-for-media-stream",
+    "--autoplay-policy=no-user-gesture-required",
+];
+
 /// Whether ICE candidates carry the machine's addresses, or `.local` names in their place, as
 /// browsers send them to pages that may not use camera and microphone.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -46,6 +54,8 @@ pub(crate) struct Setup {
     pub(crate) phone: Option<(u32, u32)>,
     /// Prefers a dark page.
     pub(crate) dark: bool,
+    /// Pages may use a camera and a microphone, which are made up, and play sound without a click.
+    pub(crate) camera: bool,
 }
 
 /// A browser with one page.
@@ -92,6 +102,9 @@ impl Chromium {
         if setup.dark {
             flags.push("--blink-settings=preferredColorScheme=0".to_owned());
         }
+        if setup.camera {
+            flags.extend(CAMERA_FLAGS.map(str::to_owned));
+        }
         let mut options = json!({"args": flags, "binary": chromium()});
         if let (Some((width, height)), Some(options)) = (setup.phone, options.as_object_mut()) {
             let metrics =
@@ -125,6 +138,28 @@ impl Chromium {
         self.client.clone().close().await.expect("Chromium closes");
         self.browser_pid = None;
         drop(self);
+    }
+
+    /// Opens a further window, without a page, and turns to it.
+    pub(crate) async fn open_window(&self) -> WindowHandle {
+        let opened = self.client.new_window(false).await;
+        let window = opened.expect("Chromium opens windows").handle;
+        self.turn_to(&window).await;
+        window
+    }
+
+    /// Makes a window the one that all else here is about.
+    pub(crate) async fn turn_to(&self, window: &WindowHandle) {
+        let turned = self.client.switch_to_window(window.clone()).await;
+        turned.expect("the window is open");
+    }
+
+    /// Closes the window that was last turned to, and turns to another.
+    pub(crate) async fn close_window(&self) {
+        let closed = self.client.close_window().await;
+        closed.expect("the window is open");
+        let windows = self.client.windows().await.expect("Chromium lists them");
+        self.turn_to(windows.first().expect("one is left")).await;
     }
 
     /// Opens `url` afresh, even if only its fragment is new.

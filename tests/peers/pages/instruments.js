@@ -1,0 +1,69 @@
+// What a test reads of a page, without the page knowing: loaded before the page's own script.
+'use strict';
+
+const seen = {
+  // What the page did not catch.
+  errors: [],
+  // Every peer connection that the page made.
+  connections: [],
+  // Pictures shown in #remote since the last call of restart(), and when the first of them was.
+  frames: 0,
+  firstPictureAt: null,
+  startedAt: 0,
+
+  restart() {
+    seen.frames = 0;
+    seen.firstPictureAt = null;
+    seen.startedAt = performance.now();
+  },
+
+  async report() {
+    const report = {
+      errors: seen.errors,
+      connections: seen.connections.map((connection) => connection.connectionState),
+      frames: seen.frames,
+      firstPictureAfterMs: seen.firstPictureAt && seen.firstPictureAt - seen.startedAt,
+      firstPictureAgoMs: seen.firstPictureAt && performance.now() - seen.firstPictureAt,
+      audioPackets: 0,
+      audioEnergy: 0,
+      videoCodec: null,
+      // Packets that the other one was sent.
+      sentPackets: 0,
+    };
+    for (const connection of seen.connections) {
+      if (connection.connectionState !== 'connected') continue;
+      const stats = await connection.getStats();
+      for (const s of stats.values()) {
+        if (s.type === 'inbound-rtp' && s.kind === 'audio') {
+          report.audioPackets += s.packetsReceived;
+          report.audioEnergy += s.totalAudioEnergy ?? 0;
+        }
+        if (s.type === 'inbound-rtp' && s.kind === 'video' && s.packetsReceived > 0) {
+          report.videoCodec = stats.get(s.codecId)?.mimeType;
+        }
+        if (s.type === 'outbound-rtp') report.sentPackets += s.packetsSent;
+      }
+    }
+    return report;
+  },
+};
+
+addEventListener('error', (event) => seen.errors.push(event.message));
+addEventListener('unhandledrejection', (event) => seen.errors.push(String(event.reason)));
+
+window.RTCPeerConnection = class extends RTCPeerConnection {
+  constructor(...parameters) {
+    super(...parameters);
+    seen.connections.push(this);
+  }
+};
+
+addEventListener('DOMContentLoaded', () => {
+  const remote = document.getElementById('remote');
+  const count = (now) => {
+    seen.frames += 1;
+    seen.firstPictureAt ??= now;
+    remote.requestVideoFrameCallback(count);
+  };
+  remote.requestVideoFrameCallback(count);
+});
