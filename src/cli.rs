@@ -55,9 +55,9 @@ pub struct Run {
     /// The wire protocol of that server.
     #[arg(long, value_name = "NAME", requires = "server")]
     pub dialect: Option<Dialect>,
-    /// Name of the room.
+    /// Name of the room; given several times, the device is in all of them.
     #[arg(long, value_name = "NAME")]
-    pub room: Option<String>,
+    pub room: Vec<String>,
     /// Key of the room. Others on this machine can read a command line: prefer the configuration.
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
@@ -164,8 +164,9 @@ impl Run {
         if let Some(dialect) = self.dialect {
             config.room.dialect = dialect;
         }
-        if let Some(room) = self.room {
-            config.room.name = room;
+        if let Some(room) = self.room.first() {
+            config.room.name.clone_from(room);
+            config.room.rooms = self.room;
         }
         if let Some(key) = self.key {
             config.room.key = Secret::new(key);

@@ -11,6 +11,11 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::signaling::IceServer;
+use crate::turn::url::TurnUrl;
+
+mod credentials;
+
+pub use credentials::{Auth, Headers};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
@@ -72,6 +77,12 @@ pub struct Room {
     pub events: CallEvents,
     /// The key viewers must know; empty: made at the first start and kept in the state directory.
     pub key: Secret,
+    /// Headers of the HTTP request that opens the WebSocket to a foreign room server.
+    pub headers: Headers,
+    /// What a Socket.IO server is told of us when we connect.
+    pub auth: Auth,
+    /// PEM file with further CAs that may sign the room server's certificate; empty: the system's.
+    pub ca_file: PathBuf,
 }
 
 /// Wire protocols of room servers.
@@ -140,10 +151,30 @@ pub struct WebRtc {
     pub advertised_addresses: Vec<IpAddr>,
     /// STUN and TURN servers.
     pub ice_servers: Vec<IceServer>,
+    /// TURN servers of one's own.
+    pub turn: Turn,
+    /// Names of the network interfaces to offer; empty: all that lead anywhere.
+    pub interfaces: Vec<String>,
     /// How many may watch at once.
     pub max_viewers: usize,
     /// What is traded for latency.
     pub latency: Latency,
+}
+
+/// `[webrtc.turn]`
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Turn {
+    /// `turn:host:port?transport=udp`, `turns:host:port`, …; empty: none.
+    pub urls: Vec<String>,
+    /// A user of these servers.
+    pub username: String,
+    /// Its password.
+    pub password: Secret,
+    /// Instead of both: the secret of coturn's `use-auth-secret`, from which they are minted.
+    pub secret: Secret,
+    /// How long minted credentials are good for, in seconds.
+    pub lifetime_s: u64,
 }
 
 /// What the browser's jitter buffer is asked to do.
@@ -201,6 +232,9 @@ impl Default for Room {
             rooms: Vec::new(),
             events: CallEvents::default(),
             key: Secret::default(),
+            headers: Headers::default(),
+            auth: Auth::default(),
+            ca_file: PathBuf::new(),
         }
     }
 }
@@ -238,8 +272,22 @@ impl Default for WebRtc {
             udp_port: 0,
             advertised_addresses: Vec::new(),
             ice_servers: Vec::new(),
+            turn: Turn::default(),
+            interfaces: Vec::new(),
             max_viewers: 8,
             latency: Latency::Balanced,
+        }
+    }
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self {
+            urls: Vec::new(),
+            username: String::new(),
+            password: Secret::default(),
+            secret: Secret::default(),
+            lifetime_s: 43_200,
         }
     }
 }
@@ -337,6 +385,14 @@ pub enum ConfigError {
         /// The legal values, in words.
         legal: &'static str,
     },
+    /// A header that cannot be sent to a room server.
+    #[error("room.headers: {name}: {problem}")]
+    Header {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
 }
 
 impl Config {
@@ -379,7 +435,8 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Range`] for the first value that is out of its range.
+    /// [`ConfigError::Range`] for the first value that is out of its range, or
+    /// [`ConfigError::Header`].
     pub fn check(&self) -> Result<(), ConfigError> {
         let even = |n: u32| n.is_multiple_of(2);
         let v = &self.video;
@@ -393,7 +450,7 @@ impl Config {
                 "at most 16 rooms, each of 1 to 128 bytes, no control characters",
             ),
         };
-        let checks: [(&'static str, String, bool, &'static str); 9] = [
+        let checks: [(&'static str, String, bool, &'static str); 10] = [
             (
                 "video.width",
                 v.width.to_string(),
@@ -437,6 +494,12 @@ impl Config {
                 room_rule,
             ),
             (
+                "room.dialect",
+                format!("{:?}", self.room.dialect),
+                self.room.dialect == Dialect::Roomcam || !self.room.server.is_empty(),
+                "\"roomcam\" as long as room.server names no server",
+            ),
+            (
                 "room.rooms",
                 self.room.rooms.join(", "),
                 self.room.rooms.len() <= MAX_ROOMS
@@ -459,16 +522,54 @@ impl Config {
                 return Err(ConfigError::Range { key, value, legal });
             }
         }
+        self.room.headers.check()?;
+        self.webrtc.turn.check()
+    }
+}
+
+impl Turn {
+    fn check(&self) -> Result<(), ConfigError> {
+        let error = |key, value: &str, legal| ConfigError::Range {
+            key,
+            value: value.to_owned(),
+            legal,
+        };
+        if let Some(url) = self.urls.iter().find(|url| url.parse::<TurnUrl>().is_err()) {
+            let legal =
+                "\"turn:HOST\", \"turn:HOST:PORT?transport=udp\" (or tcp), \"turns:HOST:PORT\"";
+            return Err(error("webrtc.turn.urls", url, legal));
+        }
+        let is_user = !self.username.is_empty() && !self.password.is_empty();
+        if !self.urls.is_empty() && is_user != self.secret.is_empty() {
+            let legal = "either it, or a username and a password";
+            return Err(error("webrtc.turn.secret", "…", legal));
+        }
+        if !(10..=604_800).contains(&self.lifetime_s) {
+            let value = self.lifetime_s.to_string();
+            return Err(error("webrtc.turn.lifetime_s", &value, "10 to 604800"));
+        }
         Ok(())
     }
 }
 
 /// Returns `message`, unless it may quote the value of a key or password in line `line`.
 fn quote_no_secret<'a>(text: &str, line: usize, message: &'a str) -> &'a str {
-    let line = text.lines().nth(line - 1).unwrap_or_default();
-    let names_secret = ["key", "credential"].iter().any(|name| line.contains(name));
-    let names_no_value = message.starts_with("unknown field");
-    if names_secret && !names_no_value {
+    if message.starts_with("unknown field") {
+        return message;
+    }
+    let mut backwards = text
+        .lines()
+        .take(line)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev();
+    let at = backwards.clone().next().unwrap_or_default();
+    let section = backwards.find(|line| line.trim_start().starts_with('['));
+    let names = |line: &str, secrets: &[&str]| secrets.iter().any(|name| line.contains(name));
+    let tables = &["headers", "auth"];
+    if names(at, tables) || section.is_some_and(|section| names(section, tables)) {
+        "not a table like { NAME = \"VALUE\" } (the line is not shown: it may hold a key)"
+    } else if names(at, &["key", "credential", "password", "secret"]) {
         "not a text in quotes (the line is not shown: it holds a key)"
     } else {
         message
@@ -522,7 +623,9 @@ mod tests {
                 keys.map(move |k| format!("{t}.{k}")).collect::<Vec<_>>()
             })
             .collect();
-        assert_eq!(keys.len(), 5 + 2 + 6 + 3 + 5 + 3, "{keys:?}");
+        assert_eq!(keys.len(), 5 + 2 + 9 + 3 + 7 + 3, "{keys:?}");
+        let turn = table["webrtc"]["turn"].as_table().unwrap();
+        assert_eq!(turn.len(), 5, "{turn:?}");
     }
 
     #[test]
@@ -544,6 +647,19 @@ mod tests {
             assert!(error.contains("line 3"), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
+        for wrong in [
+            "headers = { Authorization = hunter2 }",
+            "headers = \"hunter2\"",
+            "auth = \"hunter2\"",
+            "headers.Authorization = [\"hunter2\"]",
+            "[room.headers]\nAuthorization = [\"hunter2\"]",
+            "[room.headers]\n\nAuthorization = 5 hunter2",
+            "[room.auth]\ntoken = hunter2",
+        ] {
+            let error = Config::parse(&format!("[room]\n{wrong}\n")).unwrap_err();
+            assert!(error.contains("not shown"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]
@@ -554,6 +670,27 @@ mod tests {
             config.check().unwrap_err().to_string(),
             "video.fps = 0 is out of range: 1 to 120"
         );
+    }
+
+    #[test]
+    fn a_relay_needs_a_url_that_is_one_and_one_way_to_log_in() {
+        let check = |turn: &str| {
+            let config = Config::parse(&format!("[webrtc.turn]\n{turn}")).unwrap();
+            config.check().map_err(|error| error.to_string())
+        };
+        let url = "urls = [\"turn:turn.example\"]\n";
+        assert_eq!(check(&format!("{url}secret = \"hunter2\"")), Ok(()));
+        let user = "username = \"u\"\npassword = \"hunter2\"\n";
+        assert_eq!(check(&format!("{url}{user}")), Ok(()));
+        for (wrong, key) in [
+            ("urls = [\"turn.example\"]".to_owned(), "webrtc.turn.urls"),
+            (url.to_owned(), "webrtc.turn.secret"),
+            (format!("{url}{user}secret = \"s\""), "webrtc.turn.secret"),
+            ("lifetime_s = 1".to_owned(), "webrtc.turn.lifetime_s"),
+        ] {
+            let error = check(&wrong).unwrap_err();
+            assert!(error.contains(key) && !error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]

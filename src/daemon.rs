@@ -15,19 +15,19 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
-use url::Url;
 
 use crate::audio::capture::AudioRequest;
-use crate::config::{Config, Secret};
+use crate::config::{CallEvents, Config, Dialect, Headers, Secret};
 use crate::control::SourceStatus;
 use crate::engine::{EngineChannels, EngineError, EngineOptions, Pulse};
 use crate::keys::{self, KeyError};
 use crate::rtp::{AudioFrame, VideoFrame};
 use crate::server::{Server, ServerError, ServerOptions};
 use crate::signaling::server_url::{BadServerUrl, parse_server_url};
-use crate::signaling::websocket::{LinkOptions, run_link};
+use crate::signaling::websocket::{Authorities, CaFileError, LinkOptions, run_link};
 use crate::signaling::{RoomEvent, RoomIndex, RoomMessage};
 use crate::systemd::Notifier;
+use crate::turn::credentials::IceServers;
 use crate::video::capture::CaptureRequest;
 use crate::{audio, clock, engine, interfaces, video};
 
@@ -68,6 +68,9 @@ pub enum DaemonError {
     /// The URL of the room server.
     #[error(transparent)]
     ServerUrl(#[from] BadServerUrl),
+    /// The CA of the room server.
+    #[error(transparent)]
+    CaFile(#[from] CaFileError),
     /// Threads, signals, standard output.
     #[error("cannot start")]
     Start(#[from] io::Error),
@@ -108,6 +111,7 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
             video_bitrate_bps: config.video.bitrate_kbps.saturating_mul(1_000),
             has_video: config.video.source != "none",
             has_audio: config.audio.source != "none",
+            authorities: Authorities::load(&config.room.ca_file)?,
             offer_loopback: room.is_local,
         },
         channels.with(events, messages, pulse),
@@ -187,7 +191,7 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
         viewer_key: viewer_key.clone(),
         device_key: device_key.clone(),
         allowed_origins: config.server.allowed_origins,
-        ice_servers: config.webrtc.ice_servers,
+        ice_servers: IceServers::new(&config.webrtc, clock::unix_time),
     })
     .await?;
     announce_server(
@@ -235,20 +239,15 @@ impl Room {
         tasks: &mut JoinSet<()>,
     ) -> Result<Self, DaemonError> {
         let instance = keys::generate()?.expose().to_owned();
-        let links = |server: Url, key: Secret| {
+        let links = |to: LinkOptions| {
             let link = |name: &String| LinkOptions {
-                server: server.clone(),
-                dialect: config.room.dialect,
                 room: name.clone(),
-                key: key.clone(),
-                instance: instance.clone(),
-                auth: Secret::default(),
-                events: config.room.events.clone(),
+                ..to.clone()
             };
             config.room.names().map(link).collect()
         };
         if !config.room.server.is_empty() {
-            let server = parse_server_url(&config.room.server)?;
+            let server = parse_server_url(&config.room.server, config.room.dialect)?;
             let is_local = match server.host() {
                 Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
                 Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
@@ -256,7 +255,17 @@ impl Room {
                 None => false,
             };
             return Ok(Self {
-                links: links(server, config.room.key.clone()),
+                links: links(LinkOptions {
+                    server,
+                    dialect: config.room.dialect,
+                    room: String::new(),
+                    key: config.room.key.clone(),
+                    instance,
+                    headers: config.room.headers.clone(),
+                    authorities: Authorities::load(&config.room.ca_file)?,
+                    auth: config.room.auth.to_json(),
+                    events: config.room.events.clone(),
+                }),
                 is_local,
                 page: None,
             });
@@ -272,15 +281,24 @@ impl Room {
             viewer_key: viewer_key.clone(),
             device_key: device_key.clone(),
             allowed_origins: config.server.allowed_origins.clone(),
-            ice_servers: config.webrtc.ice_servers.clone(),
+            ice_servers: IceServers::new(&config.webrtc, clock::unix_time),
         })
         .await?;
         let address = server.local_addr();
         tasks.spawn(server.run(shut.clone()));
         let local = SocketAddr::new(reachable_from_here(address.ip()), address.port());
-        let url = parse_server_url(&format!("ws://{local}/ws"))?;
         Ok(Self {
-            links: links(url, device_key),
+            links: links(LinkOptions {
+                server: parse_server_url(&format!("ws://{local}"), Dialect::Roomcam)?,
+                dialect: Dialect::Roomcam,
+                room: String::new(),
+                key: device_key,
+                instance,
+                headers: Headers::default(),
+                authorities: Authorities::default(),
+                auth: Secret::default(),
+                events: CallEvents::default(),
+            }),
             is_local: address.ip().is_loopback(),
             page: Some(page_url(address, &config.room.name, &viewer_key)),
         })

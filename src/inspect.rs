@@ -1,12 +1,16 @@
 //! What a person asks of this machine: which cameras and microphones there are, and whether a
 //! configuration would work.
 
+use std::error::Error as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::json;
 
+use crate::config::Room;
+use crate::signaling::server_url::{parse_server_url, server_name};
+use crate::signaling::websocket::Authorities;
 use crate::{audio, cli, video};
 
 /// Prints the cameras and microphones of this machine.
@@ -60,6 +64,9 @@ pub fn check(path: Option<&PathBuf>) -> Result<ExitCode, Box<dyn std::error::Err
             Err(reason) => writeln!(out, "fault {what}: {reason}"),
         }
     };
+    if !config.room.server.is_empty() {
+        line("room server", room_server(&config.room))?;
+    }
     if config.video.source != "none" {
         let opened = video::open(&config.video);
         let found = opened.map(|source| source.description());
@@ -75,4 +82,14 @@ pub fn check(path: Option<&PathBuf>) -> Result<ExitCode, Box<dyn std::error::Err
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Reads what is configured of a room server elsewhere; does not connect.
+fn room_server(room: &Room) -> Result<String, String> {
+    let server = parse_server_url(&room.server, room.dialect).map_err(|e| e.to_string())?;
+    Authorities::load(&room.ca_file).map_err(|error| match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    })?;
+    Ok(format!("{}{}", server_name(&server), server.path()))
 }

@@ -12,6 +12,7 @@
 //! | [`viewer`] | one remote browser as a machine without I/O: datagrams, frames and time in, datagrams and events out |
 //! | [`engine`] | the media thread: one UDP port, drives all viewers |
 //! | [`control`] | what viewers may ask; the state of the device and its single writer |
+//! | [`turn`] | an address lent by a relay server, for viewers that cannot reach ours |
 //! | [`signaling`] | the connection to a room server, kept alive; one file per wire protocol |
 //! | [`server`] | the embedded room server: page, WebSocket, keys |
 //! | [`watch`] | `roomcam watch`, a viewer without a screen, on the asynchronous `webrtc` crate |
@@ -58,6 +59,7 @@ pub mod rtp;
 pub mod server;
 pub mod signaling;
 pub mod systemd;
+pub mod turn;
 pub mod video;
 pub mod viewer;
 pub mod watch;

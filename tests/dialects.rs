@@ -2,6 +2,8 @@
 //!
 //! First each kind by itself, page against page, to know that the test equipment is sound.
 
+mod device;
+
 use crate::support::peers::{Browser, Page, Report, RoomServer};
 
 /// Two pages of one kind in a room, both in it.

@@ -12,6 +12,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("if_addrs::", &["src/interfaces.rs"]),
     ("openh264::", &["src/video/openh264.rs"]),
     ("opus::", &["src/audio/opus.rs"]),
+    ("hmac::", &["src/turn/credentials.rs"]),
+    ("md5::", &["src/turn/message.rs"]),
     ("quinn_udp::", &["src/engine/udp.rs"]),
     (
         "rtc::",
@@ -21,10 +23,13 @@ const OWNERS: &[(&str, &[&str])] = &[
             "src/watch/webrtc.rs",
         ],
     ),
+    ("rustls_native_certs::", &["src/signaling/websocket/tls.rs"]),
+    ("tokio_rustls::", &["src/engine/turn/wire.rs"]),
     (
         "tokio_tungstenite::",
         &[
             "src/signaling/websocket.rs",
+            "src/signaling/websocket/connect.rs",
             "src/server/websocket.rs",
             "src/watch/websocket.rs",
         ],
@@ -48,6 +53,7 @@ const PURE: &[&str] = &[
     "src/signaling/link.rs",
     "src/signaling/server_url.rs",
     "src/signaling/socketio.rs",
+    "src/turn/",
     "src/viewer/",
 ];
 

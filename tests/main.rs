@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod browser;
 #[cfg(test)]
+mod connecting;
+#[cfg(test)]
 mod dialects;
 #[cfg(test)]
 mod guest;
@@ -13,6 +15,8 @@ mod layering;
 mod refusals;
 #[cfg(test)]
 mod rooms;
+#[cfg(test)]
+mod socketio;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

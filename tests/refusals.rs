@@ -73,8 +73,22 @@ fn a_media_port_in_use() {
 
 #[test]
 fn a_room_server_that_is_no_url() {
-    let refusal = refused(&["run", "--server", "pi:8080"], "");
-    assert_names(&refusal, &["pi:8080", "ws://HOST:PORT"]);
+    let refusal = refused(&["run", "--server", "ftp://pi"], "");
+    assert_names(&refusal, &["ftp://pi", "ws://HOST:PORT"]);
+}
+
+#[test]
+fn a_ca_file_that_is_not_there() {
+    let configuration = "[room]\nserver = \"wss://rooms.example\"\nca_file = \"/nowhere/ca.pem\"\n";
+    let refusal = refused(&["run"], configuration);
+    assert_names(&refusal, &["/nowhere/ca.pem", "room.ca_file", "PEM"]);
+}
+
+#[test]
+fn a_header_that_is_the_handshakes_own() {
+    let refusal = refused(&["run"], "[room]\nheaders = { Host = \"hunter2\" }\n");
+    assert_names(&refusal, &["room.headers: Host", "leave it out"]);
+    assert!(!refusal.contains("hunter2"), "{refusal}");
 }
 
 #[test]

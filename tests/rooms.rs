@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use roomcam::clock;
-use roomcam::config::{CallEvents, Dialect, Secret};
+use roomcam::config::{CallEvents, Dialect, Headers, Secret};
 use roomcam::server::{Server, ServerError, ServerOptions};
 use roomcam::signaling::server_url::parse_server_url;
-use roomcam::signaling::websocket::{LinkOptions, run_link};
+use roomcam::signaling::websocket::{Authorities, LinkOptions, run_link};
 use roomcam::signaling::{IceServer, RoomEvent, RoomIndex, RoomMessage, ViewerId};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -95,7 +95,8 @@ fn options(listen: SocketAddr) -> ServerOptions {
         ice_servers: vec![IceServer {
             urls: vec!["stun:stun.example.org".to_owned()],
             ..IceServer::default()
-        }],
+        }]
+        .into(),
     }
 }
 
@@ -182,11 +183,13 @@ struct TestLink {
 impl TestLink {
     fn start(server: &str, key: &str) -> Self {
         let options = LinkOptions {
-            server: parse_server_url(server).unwrap(),
+            server: parse_server_url(server, Dialect::Roomcam).unwrap(),
             dialect: Dialect::Roomcam,
             room: "cam".to_owned(),
             key: Secret::new(key.to_owned()),
             instance: "the-link".to_owned(),
+            headers: Headers::default(),
+            authorities: Authorities::default(),
             auth: Secret::default(),
             events: CallEvents::default(),
         };
@@ -293,7 +296,7 @@ async fn viewers_and_the_linked_device_talk() {
     let host = Host::start().await;
     let mut early = host.viewer().await;
     let mut link = host.link("be seen");
-    let ice_servers = options(host.address).ice_servers;
+    let ice_servers = options(host.address).ice_servers.for_client("d-1");
     assert_eq!(link.event().await, RoomEvent::Joined { ice_servers });
     let early_id = ViewerId(early.id.clone());
     assert_eq!(link.event().await, RoomEvent::ViewerJoined(early_id));

@@ -32,6 +32,68 @@ fn a_viewer_connects_within_ten_round_trips() {
 }
 
 #[test]
+fn a_viewer_that_is_called_sees_hears_and_commands_like_one_that_offers() {
+    let mut simulation = Simulation::called(20);
+    let up = |s: &Simulation| s.events.contains(&ViewerEvent::Connected) && s.channel_is_open();
+    assert!(simulation.run_while_not(2 * SECOND, up), "connects");
+    simulation.stream(SECOND);
+    simulation.send_pli();
+    simulation.send_control(r#"{"id":1,"type":"set_muted","muted":true}"#);
+    simulation.run(SECOND);
+    assert_eq!(simulation.whole_frames(), simulation.frames_sent());
+    assert!(simulation.events.contains(&ViewerEvent::KeyframeWanted));
+    let commands = |e: &ViewerEvent| matches!(e, ViewerEvent::Command { id: 1, .. });
+    assert!(simulation.events.iter().any(commands));
+}
+
+#[test]
+fn a_viewer_that_was_called_can_renegotiate_and_restart_ice() {
+    for restart_ice in [false, true] {
+        let mut simulation = Simulation::called(21);
+        let up = |s: &Simulation| s.channel_is_open();
+        assert!(simulation.run_while_not(2 * SECOND, up), "connects");
+        simulation.stream(SECOND);
+        simulation.renegotiate(restart_ice);
+        simulation.stream(10 * SECOND);
+        simulation.run(SECOND);
+        let (whole, sent) = (simulation.whole_frames(), simulation.frames_sent());
+        assert!(
+            whole + 10 >= sent,
+            "{whole} of {sent}, restart {restart_ice}"
+        );
+        assert!(!has_ended(&simulation));
+    }
+}
+
+#[test]
+fn a_viewer_that_would_send_its_own_picture_is_told_not_to() {
+    let mut simulation = Simulation::strangers(23);
+    let offer = simulation.browser_offers_with_tracks();
+    assert_eq!(offer.matches("a=sendrecv").count(), 2, "{offer}");
+    let answer = simulation.device_answers(&offer);
+    assert_eq!(answer.matches("a=sendonly").count(), 2, "{answer}");
+    assert_eq!(answer.matches("a=sendrecv").count(), 0, "{answer}");
+    simulation.browser_accepts(answer);
+    let up = |s: &Simulation| s.events.contains(&ViewerEvent::Connected);
+    assert!(simulation.run_while_not(2 * SECOND, up), "connects");
+    simulation.run(SECOND);
+    simulation.stream(SECOND);
+    simulation.renegotiate(false);
+    simulation.stream(SECOND);
+    simulation.run(SECOND);
+    assert_eq!(simulation.whole_frames(), simulation.frames_sent());
+}
+
+#[test]
+fn nobody_who_takes_our_offer_is_no_failed_connection() {
+    let mut simulation = Simulation::strangers(22);
+    simulation.device_offers();
+    assert!(simulation.run_while_not(61 * SECOND, has_ended));
+    let ended = ViewerEvent::Ended(Ended::NeverAnswered);
+    assert_eq!(simulation.events, [ended]);
+}
+
+#[test]
 fn pictures_and_sound_arrive_whole_with_their_capture_times() {
     let mut simulation = connected(2);
     let start = simulation.now;

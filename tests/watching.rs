@@ -275,7 +275,7 @@ async fn room_server() -> (String, tokio::sync::watch::Sender<bool>) {
         viewer_key: key("viewer"),
         device_key: key("device"),
         allowed_origins: Vec::new(),
-        ice_servers: Vec::new(),
+        ice_servers: Vec::new().into(),
     });
     let server = server.await.unwrap();
     let origin = format!("http://{}", server.local_addr());

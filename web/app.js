@@ -542,6 +542,7 @@ class Session {
     const { media } = this;
     switch (message.type) {
       case 'device-joined': this.#deviceIs(String(message.instance)); break;
+      case 'ice-servers': this.#iceServers = message.ice_servers; break;
       case 'device-left': this.device = null; break; // running media may go on
       case 'answer':
         this.timing.answeredAt ??= performance.now();

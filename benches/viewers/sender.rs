@@ -70,7 +70,7 @@ impl Sender {
             viewer_key: key(VIEWER_KEY),
             device_key: key(DEVICE_KEY),
             allowed_origins: Vec::new(),
-            ice_servers: Vec::new(),
+            ice_servers: Vec::new().into(),
         });
         let server = server.await.unwrap();
         let address = server.local_addr();

@@ -9,6 +9,8 @@
 //! | `udp.rs`     | sockets: GSO, GRO, interfaces                                   |
 //! | `demux.rs`   | datagram → session                                              |
 //! | `gather.rs`  | our ICE candidates                                              |
+//! | `network.rs` | the ways to viewers: the UDP port, or a relay                  |
+//! | `turn.rs`    | the sockets of TURN servers                                     |
 //! | `stun.rs`    | asks STUN servers how they see us                               |
 //! | `room.rs`    | descriptions and candidates, to and from the rooms              |
 //! | `report.rs`  | what viewers and systemd are told                               |
@@ -32,7 +34,8 @@ use crate::control::protocol::{self, Command};
 use crate::control::{DeviceState, Report, SourceStatus};
 use crate::rtp::gop::Gop;
 use crate::rtp::{AudioFrame, VideoFrame};
-use crate::signaling::{RoomEvent, RoomIndex, RoomMessage, Seat};
+use crate::signaling::websocket::Authorities;
+use crate::signaling::{IceServer, RoomEvent, RoomIndex, RoomMessage, Seat};
 use crate::video::capture::CaptureRequest;
 use crate::viewer::keyframes::KeyframeRequests;
 use crate::viewer::roster::{Roster, SessionId};
@@ -41,13 +44,16 @@ use crate::viewer::{Ended, Viewer, ViewerEvent};
 
 pub mod demux;
 pub mod gather;
+mod network;
 mod report;
 mod room;
 mod session;
 mod stun;
+mod turn;
 pub mod udp;
 
-use demux::Demux;
+use demux::{Demux, Via};
+use network::Network;
 use session::Session;
 use udp::{PortError, ReceiveBuffer, UdpPort};
 
@@ -70,6 +76,8 @@ pub struct EngineOptions {
     pub has_video: bool,
     /// Whether there is an audio source at all.
     pub has_audio: bool,
+    /// Whose TLS certificates are believed.
+    pub authorities: Authorities,
     /// Whether to offer the loopback address: the room server is on this machine.
     pub offer_loopback: bool,
 }
@@ -172,9 +180,7 @@ struct Engine {
     options: EngineOptions,
     channels: EngineChannels,
     certificate: Certificate,
-    port: UdpPort,
-    /// The configured addresses, which viewers know ours by; empty: they know the real ones.
-    advertised: Vec<IpAddr>,
+    network: Network,
     reflexive: stun::Reflexive,
     demux: Demux,
     roster: Roster,
@@ -185,6 +191,8 @@ struct Engine {
     gop: Gop,
     last_report: Option<Report>,
     rooms_joined: BTreeSet<RoomIndex>,
+    /// The STUN and TURN servers that each room's server handed out last.
+    handed: BTreeMap<RoomIndex, Vec<IceServer>>,
     /// What is to be said once our candidates are known.
     waiting: Vec<room::Waiting>,
 }
@@ -198,6 +206,7 @@ enum Input {
     Room(RoomIndex, RoomEvent),
     Datagrams,
     Reflexive(SocketAddr),
+    Relay(turn::Incoming),
     Status,
     Timer,
     Stop,
@@ -213,7 +222,11 @@ impl Engine {
         let mut reflexive = stun::Reflexive::new();
         reflexive.add_servers(&options.webrtc.ice_servers, clock::now());
         Self {
-            advertised: options.webrtc.advertised_addresses.clone(),
+            network: Network {
+                port,
+                advertised: options.webrtc.advertised_addresses.clone(),
+                turn: turn::Turn::new(&options.webrtc, options.authorities.clone()),
+            },
             reflexive,
             roster: Roster::new(options.webrtc.max_viewers),
             device: DeviceState {
@@ -224,13 +237,13 @@ impl Engine {
             options,
             channels,
             certificate,
-            port,
             demux: Demux::new(),
             sessions: BTreeMap::new(),
             keyframes: KeyframeRequests::new(),
             gop: Gop::new(),
             last_report: None,
             rooms_joined: BTreeSet::new(),
+            handed: BTreeMap::new(),
             waiting: Vec::new(),
         }
     }
@@ -253,6 +266,7 @@ impl Engine {
                 Input::Room(room, event) => self.handle_room_event(room, event, now),
                 Input::Datagrams => self.handle_datagrams(&mut buffer, now),
                 Input::Reflexive(address) => self.announce_reflexive(address),
+                Input::Relay(incoming) => self.handle_relay(incoming, now),
                 Input::Stop => break,
             }
             self.handle_timers(now);
@@ -285,7 +299,7 @@ impl Engine {
             event = channels.events.recv() => {
                 event.map_or(Input::Stop, |(room, event)| Input::Room(room, event))
             }
-            ready = self.port.ready() => {
+            ready = self.network.port.ready() => {
                 if let Err(error) = ready {
                     tracing::warn!(%error, "the media port failed");
                 }
@@ -297,6 +311,7 @@ impl Engine {
             changed = channels.audio_status.changed() => {
                 changed.map_or(Input::Stop, |()| Input::Status)
             }
+            incoming = self.network.turn.next() => Input::Relay(incoming),
             address = self.reflexive.next() => Input::Reflexive(address),
             () = tokio::time::sleep_until(wake_at.into()) => Input::Timer,
         }
@@ -310,6 +325,7 @@ impl Engine {
             .chain(self.demand.poll_timeout())
             .chain(self.keyframes.poll_timeout())
             .chain(self.reflexive.poll_timeout())
+            .chain(self.network.turn.relays.poll_timeout())
             .chain(self.waiting.iter().map(|waiting| waiting.until))
             .chain([heartbeat])
             .min()
@@ -327,8 +343,14 @@ impl Engine {
         }
         for (server, request) in self.reflexive.poll_requests(now) {
             let anywhere = Ipv4Addr::UNSPECIFIED.into();
-            self.port.send(anywhere, server, request.len(), &request);
+            let port = &mut self.network.port;
+            port.send(anywhere, server, request.len(), &request);
         }
+        let relays = &mut self.network.turn.relays;
+        if self.roster.viewers() > 0 {
+            relays.want(now);
+        }
+        relays.handle_timeout(now);
     }
 
     fn handle_video(&mut self, frame: &Arc<VideoFrame>, now: Instant) {
@@ -366,48 +388,58 @@ impl Engine {
 
     fn handle_datagrams(&mut self, buffer: &mut ReceiveBuffer, now: Instant) {
         let Self {
-            port,
+            network,
             demux,
             sessions,
             reflexive,
-            advertised,
             ..
         } = self;
+        let Network {
+            port, advertised, ..
+        } = network;
         port.exchange(buffer, |local, peer, bytes| {
             if reflexive.handle_response(peer, bytes, now) {
                 return;
             }
-            let Some(session) = demux.route(peer, bytes) else {
-                return;
-            };
-            if let Some(session) = sessions.get_mut(&session) {
-                let datagram = Datagram {
-                    local: advertised_for(advertised, local),
-                    peer,
-                    bytes: BytesMut::from(bytes),
-                };
-                session.with(|viewer| viewer.handle_datagram(datagram, now));
-            }
+            let local = advertised_for(advertised, local);
+            deliver(demux, sessions, Via::Port, local, peer, bytes, now);
+        });
+    }
+
+    fn handle_relay(&mut self, incoming: turn::Incoming, now: Instant) {
+        let Self {
+            network,
+            demux,
+            sessions,
+            ..
+        } = self;
+        network.turn.handle(incoming, now, |local, peer, bytes| {
+            deliver(demux, sessions, Via::Relay, local, peer, bytes, now);
         });
     }
 
     /// Lets every machine speak until nothing more comes of it.
     fn settle(&mut self, now: Instant) {
         let mut events = Vec::new();
-        for (&id, session) in &mut self.sessions {
+        for session in self.sessions.values_mut() {
             session.drain(&mut events);
-            session.transmit(&mut self.port, &self.advertised, now, |peer| {
-                self.demux.add_address(peer, id);
-            });
         }
+        self.transmit(now);
         for (session, event) in events {
             self.handle_viewer_event(session, event, now);
         }
         self.publish(now);
         // Replies, state and the frames of a newcomer.
+        self.transmit(now);
+        if let Some(address) = self.network.turn.settle() {
+            self.announce_relayed(address);
+        }
+    }
+
+    fn transmit(&mut self, now: Instant) {
         for (&id, session) in &mut self.sessions {
-            session.transmit(&mut self.port, &self.advertised, now, |peer| {
-                self.demux.add_address(peer, id);
+            session.transmit(&mut self.network, now, |via, peer| {
+                self.demux.add_address(via, peer, id);
             });
         }
     }
@@ -548,7 +580,7 @@ impl Engine {
         if let Some(session) = self.sessions.get_mut(&id) {
             tracing::debug!(viewer = id.0, why, "session closed");
             session.with(Viewer::close);
-            session.transmit(&mut self.port, &self.advertised, now, |_| {});
+            session.transmit(&mut self.network, now, |_, _| {});
         }
         self.end(id);
     }
@@ -573,11 +605,16 @@ impl Engine {
         for id in ids {
             self.close(id, "the daemon stops");
         }
+        self.network.turn.relays.release();
+        self.network.turn.settle();
         // What the kernel could not take at once gets a moment.
         let mut buffer = ReceiveBuffer::new();
+        let port = &mut self.network.port;
         let last_words = async {
-            while self.port.has_backlog() && self.port.ready().await.is_ok() {
-                self.port.exchange(&mut buffer, |_, _, _| {});
+            // The relays' connections are tasks, which get this moment to say goodbye.
+            tokio::task::yield_now().await;
+            while port.has_backlog() && port.ready().await.is_ok() {
+                port.exchange(&mut buffer, |_, _, _| {});
             }
         };
         if tokio::time::timeout(CLOSE_TIMEOUT, last_words)
@@ -597,6 +634,24 @@ fn session_send(
 ) {
     if let Some(session) = sessions.get_mut(&id) {
         session.with(|viewer| viewer.send_control(text, now));
+    }
+}
+
+/// Hands a datagram to its viewer. `local` is our address as the viewer knows it.
+fn deliver(
+    demux: &mut Demux,
+    sessions: &mut BTreeMap<SessionId, Session>,
+    via: Via,
+    local: SocketAddr,
+    peer: SocketAddr,
+    bytes: &[u8],
+    now: Instant,
+) {
+    let session = demux.route(via, peer, bytes);
+    if let Some(session) = session.and_then(|session| sessions.get_mut(&session)) {
+        let bytes = BytesMut::from(bytes);
+        let datagram = Datagram { local, peer, bytes };
+        session.with(|viewer| viewer.handle_datagram(datagram, now));
     }
 }
 

@@ -110,7 +110,7 @@ impl Reflexive {
     /// Looks up the names that are due, and returns the requests that are, and to whom.
     ///
     /// Call it inside a runtime.
-    pub(super) fn poll_requests(&mut self, now: Instant) -> Vec<(SocketAddr, [u8; 20])> {
+    pub(super) fn poll_requests(&mut self, now: Instant) -> Vec<(SocketAddr, Vec<u8>)> {
         let mut requests = Vec::new();
         for server in &mut self.servers {
             if server.due.is_none_or(|due| due > now) {
@@ -219,10 +219,11 @@ mod tests {
     }
 
     /// What a STUN server answers to `request` that sees us at 192.0.2.1:32853.
-    fn response(request: &[u8; 20]) -> Vec<u8> {
+    fn response(request: &[u8]) -> Vec<u8> {
         let mut bytes = request.to_vec();
         bytes[0] = 1;
         bytes[1] = 1;
+        bytes[3] = 12;
         bytes.extend([0, 0x20, 0, 8, 0, 1, 0xa1, 0x47, 0xe1, 0x12, 0xa6, 0x43]);
         bytes
     }
@@ -244,7 +245,7 @@ mod tests {
         let first = reflexive.poll_requests(now);
         let again = reflexive.poll_requests(now + FIRST_INTERVAL);
         assert_eq!((first.len(), again.len()), (1, 1));
-        let (server, request) = again[0];
+        let (server, request) = again[0].clone();
         let stranger = SocketAddr::from(([192, 0, 2, 9], 3478));
         assert!(!reflexive.handle_response(stranger, &response(&request), now));
         assert!(!reflexive.handle_response(server, &response(&first[0].1), now));

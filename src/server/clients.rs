@@ -345,13 +345,13 @@ pub async fn run_rooms(mut rooms: Rooms, mut reports: Reports) {
                     clients.insert(client, outgoing);
                     rooms.handle_opened(client, address, clock::now());
                 }
-                Some(Input::Message { client, bytes }) => {eprintln!("in {client:?} {bytes:?}");
+                Some(Input::Message { client, bytes }) => {
                     rooms.handle_message(client, &bytes, clock::now());
                 }
                 Some(Input::TooLarge { client }) => rooms.handle_too_large(client),
                 None => return,
             },
-            Some(client) = reports.departures.recv() => {eprintln!("dep {client:?}");
+            Some(client) = reports.departures.recv() => {
                 clients.remove(&client);
                 rooms.handle_closed(client);
             }
@@ -434,12 +434,13 @@ mod tests {
         let join = r#"{"type":"join","protocol":1,"role":"device","room":"cam","key":"be seen","instance":"i"}"#;
         assert!(device.say(join).await);
         let mut heard = vec![device.hear().await.unwrap()];
-        let viewer = enter(&entrance, 1).await;
+        let mut viewer = enter(&entrance, 1).await;
         let join = r#"{"type":"join","protocol":1,"role":"viewer","room":"cam","key":"see"}"#;
-        assert!(viewer.say(join).await && viewer.say(r#"{"type":"call"}"#).await);
+        assert!(viewer.say(join).await && viewer.hear().await.is_some());
+        assert!(viewer.say(r#"{"type":"call"}"#).await);
         drop(viewer);
         for _ in 0..3 {
-            let t = device.hear().await.unwrap(); eprintln!("{t}"); heard.push(t);
+            heard.push(device.hear().await.unwrap());
         }
         assert_eq!(
             heard[1..],

@@ -7,12 +7,14 @@
 use std::net::SocketAddr;
 
 use crate::config::Secret;
-use crate::signaling::IceServer;
+use crate::turn::credentials::IceServers;
 
 pub mod clients;
+pub mod engineio;
 pub mod guard;
 pub mod guesses;
 pub mod http;
+pub mod pages;
 pub mod pairing;
 pub mod places;
 pub mod protocol;
@@ -34,7 +36,7 @@ pub struct ServerOptions {
     /// also names by which a proxy may ask a server that listens on loopback.
     pub allowed_origins: Vec<String>,
     /// Handed out to whoever joined.
-    pub ice_servers: Vec<IceServer>,
+    pub ice_servers: IceServers,
 }
 
 /// Why there is no server.

@@ -23,7 +23,7 @@ use super::protocol::{
     ClientMessage, Content, Inside, Join, PROTOCOL, Refusal, Role, ServerMessage, parse,
 };
 use crate::config::Secret;
-use crate::signaling::IceServer;
+use crate::turn::credentials::IceServers;
 
 /// How long a client may take to join.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,7 +72,9 @@ pub enum Output {
 pub struct Rooms {
     viewer_key: Secret,
     device_key: Secret,
-    ice_servers: Vec<IceServer>,
+    ice_servers: IceServers,
+    /// When the credentials of those inside are replaced by new ones.
+    renew_at: Option<Instant>,
     clients: HashMap<ClientId, Client>,
     rooms: HashMap<String, Room>,
     guesses: Guesses,
@@ -133,11 +135,12 @@ struct Device {
 impl Rooms {
     /// Creates a server without rooms: they come and go with their people.
     #[must_use]
-    pub fn new(viewer_key: Secret, device_key: Secret, ice_servers: Vec<IceServer>) -> Self {
+    pub fn new(viewer_key: Secret, device_key: Secret, ice_servers: impl Into<IceServers>) -> Self {
         Self {
             viewer_key,
             device_key,
-            ice_servers,
+            ice_servers: ice_servers.into(),
+            renew_at: None,
             clients: HashMap::new(),
             rooms: HashMap::new(),
             guesses: Guesses::default(),
@@ -242,6 +245,9 @@ impl Rooms {
 
     /// Tells the machine what time it is. Calling it early or twice does nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if self.renew_at.is_some_and(|at| at <= now) {
+            self.renew_credentials(now);
+        }
         let mut due: Vec<ClientId> = self
             .clients
             .iter()
@@ -270,6 +276,7 @@ impl Rooms {
         self.clients
             .values()
             .filter_map(|c| c.state.timeout())
+            .chain(self.renew_at)
             .min()
     }
 
@@ -326,9 +333,37 @@ impl Rooms {
             return;
         }
         self.guesses.right_key(guesser);
+        if self.renew_at.is_none() {
+            self.renew_at = self.ice_servers.renew_after().map(|after| now + after);
+        }
         match join.role {
             Role::Viewer => self.admit_viewer(client, join.room),
             Role::Device { instance } => self.admit_device(client, join.room, instance),
+        }
+    }
+
+    /// Those inside stay for months; what they were handed does not last that long.
+    fn renew_credentials(&mut self, now: Instant) {
+        let mut inside: Vec<(ClientId, String)> = Vec::new();
+        for (&client, Client { state, .. }) in &self.clients {
+            match state {
+                State::Viewer { .. } => inside.push((client, viewer_id(client))),
+                State::Device { .. } => inside.push((client, device_id(client))),
+                _ => {}
+            }
+        }
+        inside.sort_unstable();
+        let renew_after = self.ice_servers.renew_after();
+        self.renew_at = renew_after
+            .filter(|_| !inside.is_empty())
+            .map(|after| now + after);
+        for (client, id) in inside {
+            let ice_servers = &self.ice_servers.for_client(&id);
+            send(
+                &mut self.outputs,
+                client,
+                &ServerMessage::IceServers { ice_servers },
+            );
         }
     }
 
@@ -346,7 +381,7 @@ impl Rooms {
             protocol: PROTOCOL,
             room: &name,
             id: &id,
-            ice_servers: &self.ice_servers,
+            ice_servers: &self.ice_servers.for_client(&id),
             inside: Inside::Device(room.device.as_ref().map(|d| d.instance.as_str())),
         };
         send(&mut self.outputs, client, &joined);
@@ -376,12 +411,12 @@ impl Rooms {
             None => None,
         };
         info!(room = name, "device joined");
-        let id = format!("d-{:016x}", client.0);
+        let id = device_id(client);
         let joined = ServerMessage::Joined {
             protocol: PROTOCOL,
             room: &name,
             id: &id,
-            ice_servers: &self.ice_servers,
+            ice_servers: &self.ice_servers.for_client(&id),
             inside: Inside::Viewers(room.viewers.iter().map(|v| viewer_id(*v)).collect()),
         };
         send(&mut self.outputs, client, &joined);
@@ -562,6 +597,10 @@ fn guesser(address: IpAddr, join: &Join) -> Guesser {
         network: network_of(address),
         device: join.role != Role::Viewer,
     }
+}
+
+fn device_id(client: ClientId) -> String {
+    format!("d-{:016x}", client.0)
 }
 
 fn viewer_id(client: ClientId) -> String {

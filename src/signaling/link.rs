@@ -165,6 +165,14 @@ impl Link {
         }
     }
 
+    /// Takes a binary message of the server. Some relay texts that way; Socket.IO means attachments.
+    pub fn handle_binary(&mut self, bytes: &[u8], now: Instant) {
+        match std::str::from_utf8(bytes) {
+            Ok(text) if self.adapter.reads_binary() => self.handle_text(text, now),
+            _ => self.handle_heard(now),
+        }
+    }
+
     /// Takes a text of the server.
     pub fn handle_text(&mut self, text: &str, now: Instant) {
         self.handle_heard(now);
@@ -361,8 +369,10 @@ impl Report {
     /// Returns whether `other` is no news after this one.
     fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Lost { .. }, Self::Lost { .. }) | (Self::Joined, Self::Joined) => true,
-            (Self::Refused { code: a, .. }, Self::Refused { code: b, .. }) => a == b,
+            // Somebody who mends one cause wants to hear of the next.
+            (Self::Lost { reason: a }, Self::Lost { reason: b })
+            | (Self::Refused { code: a, .. }, Self::Refused { code: b, .. }) => a == b,
+            (Self::Joined, Self::Joined) => true,
             _ => false,
         }
     }
@@ -615,11 +625,8 @@ mod tests {
         drain(&mut link);
         assert_eq!(link.poll_timeout(), Some(now + S(10)));
         link.handle_timeout(now + S(10));
-        assert_eq!(
-            drain(&mut link),
-            [Output::Close],
-            "that it is lost was said"
-        );
+        let news = [Output::Close, lost("no answer to join within 10 seconds")];
+        assert_eq!(drain(&mut link), news, "another reason");
     }
 
     #[test]

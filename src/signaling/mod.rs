@@ -77,7 +77,7 @@ impl CandidateInit {
 }
 
 /// A STUN or TURN server (`RTCIceServer`, WebRTC §4.2.4).
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct IceServer {
     /// `stun:host:port`, `turn:host:port?transport=udp`, …
@@ -90,6 +90,16 @@ pub struct IceServer {
     pub credential: Option<String>,
 }
 
+impl std::fmt::Debug for IceServer {
+    /// Without the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IceServer")
+            .field("urls", &self.urls)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What happened in the room, from the link to the engine.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum RoomEvent {
@@ -98,6 +108,8 @@ pub enum RoomEvent {
         /// STUN and TURN servers that the room server hands out.
         ice_servers: Vec<IceServer>,
     },
+    /// Other STUN and TURN servers, in the place of those of `Joined`: their passwords expire.
+    IceServers(Vec<IceServer>),
     /// The connection to the room server is gone; the link is trying to get it back. Running media
     /// goes on.
     Disconnected,

@@ -551,10 +551,10 @@ mod tests {
             ),
             (r#"42/,["joined"]"#, emitted("joined", &[])),
         ] {
-            let mut of_4 = connected_4(now);
-            assert_eq!(hear(&mut of_4, text, now).1, [expected.clone()], "{text}");
-            let mut of_3 = connected_3(now);
-            assert_eq!(hear(&mut of_3, text, now).1, [expected], "{text}");
+            let expected = [expected];
+            for mut socket in [connected_4(now), connected_3(now)] {
+                assert_eq!(hear(&mut socket, text, now).1, expected, "{text}");
+            }
         }
     }
 

@@ -8,21 +8,24 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Bytes, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 use tracing::{debug, info, warn};
 use url::Url;
 
 use super::dialect::{Adapter, Join};
 use super::link::{Link, Output, Report};
-use super::server_url::websocket_url;
-use super::{MAX_MESSAGE_BYTES, RoomEvent, RoomIndex, RoomMessage};
+use super::server_url::server_name;
+use super::{RoomEvent, RoomIndex, RoomMessage};
 use crate::clock;
-use crate::config::{CallEvents, Dialect, Secret};
+use crate::config::{CallEvents, Dialect, Headers, Secret};
+
+mod connect;
+mod tls;
+
+use connect::{ConnectError, Endpoint, Socket};
+pub use tls::{Authorities, CaFileError};
 
 /// How long a server may take to read one text.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,13 +33,10 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long saying good-bye may take in all.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Buffer for reading, in bytes: a description fits.
-const BUFFER_BYTES: usize = 16 * 1024;
-
 /// Where to go, and as whom.
 #[derive(Clone, Debug)]
 pub struct LinkOptions {
-    /// `ws:`, `wss:`, `http:` or `https:`; without a path, `/ws` is meant.
+    /// The WebSocket, as [`super::server_url::parse_server_url`] returns it.
     pub server: Url,
     /// What is spoken there.
     pub dialect: Dialect,
@@ -46,14 +46,17 @@ pub struct LinkOptions {
     pub key: Secret,
     /// A random text that stays the same while this process runs.
     pub instance: String,
+    /// What the server wants to see in the HTTP request.
+    pub headers: Headers,
+    /// Which certificates are believed on top of the system's.
+    pub authorities: Authorities,
     /// Payload of Socket.IO's CONNECT packet: a JSON object, or empty.
     pub auth: Secret,
     /// Event names of `socketio-calls`.
     pub events: CallEvents,
 }
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
-type Connecting = Pin<Box<dyn Future<Output = Result<Socket, tungstenite::Error>> + Send>>;
+type Connecting = Pin<Box<dyn Future<Output = Result<Socket, ConnectError>> + Send>>;
 
 /// Keeps the device in `room` until `messages` is closed; then leaves, which takes at most a
 /// second.
@@ -75,7 +78,7 @@ pub async fn run_link(
     let mut driver = Driver {
         name: format!("{} room {}", server_name(&options.server), join.room),
         link: Link::new(Adapter::new(options.dialect, join), seed, clock::now()),
-        server: websocket_url(options.server),
+        endpoint: Endpoint::new(options.server, options.headers, options.authorities),
         connecting: None,
         socket: None,
         events: VecDeque::new(),
@@ -107,7 +110,7 @@ pub async fn run_link(
 struct Driver {
     /// For logs.
     name: String,
-    server: Url,
+    endpoint: Endpoint,
     link: Link,
     connecting: Option<Connecting>,
     socket: Option<Socket>,
@@ -146,10 +149,7 @@ impl Driver {
         let now = clock::now();
         match message {
             Some(Ok(Message::Text(text))) => self.link.handle_text(&text, now),
-            Some(Ok(Message::Binary(bytes))) => match std::str::from_utf8(&bytes) {
-                Ok(text) => self.link.handle_text(text, now),
-                Err(_) => self.link.handle_heard(now),
-            },
+            Some(Ok(Message::Binary(bytes))) => self.link.handle_binary(&bytes, now),
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
                 self.link.handle_heard(now);
             }
@@ -162,7 +162,9 @@ impl Driver {
     async fn perform(&mut self) {
         while let Some(output) = self.link.poll_output() {
             match output {
-                Output::Connect => self.connecting = Some(connect(self.server.clone())),
+                Output::Connect => {
+                    self.connecting = Some(Box::pin(self.endpoint.clone().connect()))
+                }
                 Output::Send(text) => self.send(Message::text(text)).await,
                 Output::Ping => self.send(Message::Ping(Bytes::new())).await,
                 Output::Close => {
@@ -209,27 +211,12 @@ impl Driver {
                 warn!(
                     server,
                     ?code,
-                    ?message,
+                    reason = ?message,
                     "refused by the room server, trying again"
                 );
             }
         }
     }
-}
-
-fn connect(server: Url) -> Connecting {
-    let config = WebSocketConfig::default()
-        .read_buffer_size(BUFFER_BYTES)
-        .write_buffer_size(0)
-        .max_message_size(Some(MAX_MESSAGE_BYTES))
-        .max_frame_size(Some(MAX_MESSAGE_BYTES));
-    Box::pin(async move {
-        let without_nagle = true;
-        let request = server.as_str();
-        let (socket, _response) =
-            connect_async_with_config(request, Some(config), without_nagle).await?;
-        Ok(socket)
-    })
 }
 
 /// Closes, and waits a little for the server to do so too: it then has read everything.
@@ -245,15 +232,6 @@ async fn close(mut socket: Socket) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%error, "closed badly"),
         Err(_) => debug!("the room server did not close"),
-    }
-}
-
-/// Returns host and port: an address may carry a password, and logs must not.
-fn server_name(server: &Url) -> String {
-    let host = server.host_str().unwrap_or_default();
-    match server.port() {
-        Some(port) => format!("{host}:{port}"),
-        None => host.to_owned(),
     }
 }
 

@@ -136,6 +136,12 @@ pub fn has_media(sdp: &str) -> bool {
     sdp.lines().any(|line| line.starts_with("m="))
 }
 
+/// Returns whether a description has data channels: a page of somebody else's asks for none.
+#[must_use]
+pub fn has_data(sdp: &str) -> bool {
+    sdp.lines().any(|line| line.starts_with("m=application "))
+}
+
 /// Returns the ICE user name fragments of a description, ours or theirs.
 pub fn ufrags(sdp: &str) -> impl Iterator<Item = &str> {
     sdp.lines()

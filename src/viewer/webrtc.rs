@@ -54,6 +54,13 @@ const MAX_BUFFERED_CONTROL_BYTES: usize = 64 * 1024;
 /// feel instant, at the price of a few more packets in the first second.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How often a pair is checked before it is left to the viewer to check it: for a second. The viewer may
+/// have yet to learn our candidate, and a relay to be told of it.
+const MAX_CHECKS: u16 = 50;
+
+/// How long a relayed pair waits for a better one.
+const RELAY_WAIT: Duration = Duration::from_millis(500);
+
 /// How long a viewer may be silent before its path counts as broken, and then as gone: together
 /// below the 15 s in which a vanished viewer is noticed.
 const DISCONNECTED_AFTER: Duration = Duration::from_secs(4);
@@ -118,6 +125,9 @@ pub struct PeerOptions {
     pub certificate: Certificate,
     /// What is traded for latency.
     pub latency: Latency,
+    /// Whether picture and sound belong to one `MediaStream`, whatever is traded for latency: pages that
+    /// were not made for this device play the first stream they get, and nothing else.
+    pub one_stream: bool,
     /// SSRC of the video stream; audio and repair use the next two.
     pub first_ssrc: u32,
     /// Whether to insist on AES-GCM for SRTP, which costs a quarter of AES-CM with SHA-1. Left to
@@ -225,7 +235,7 @@ impl Peer {
         }
         let settings = SettingEngineBuilder::new()
             .with_srtp_protection_profiles(profiles)
-            .with_ice_connection_attempts(Some(CHECK_INTERVAL), None)
+            .with_ice_connection_attempts(Some(CHECK_INTERVAL), Some(MAX_CHECKS))
             .with_ice_timeouts(
                 Some(DISCONNECTED_AFTER),
                 Some(FAILED_AFTER),
@@ -234,6 +244,7 @@ impl Peer {
             .with_host_acceptance_min_wait(Some(Duration::ZERO))
             .with_srflx_acceptance_min_wait(Some(Duration::ZERO))
             .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
+            .with_relay_acceptance_min_wait(Some(RELAY_WAIT))
             .build();
         let configuration = RTCConfigurationBuilder::new()
             .with_certificates(vec![options.certificate.0.clone()])
@@ -246,9 +257,11 @@ impl Peer {
             .build(now)?;
         // A browser plays tracks of one stream in sync: the picture waits for the sound. Streams
         // of their own are each played as early as possible.
-        let (video_stream, audio_stream) = match options.latency {
-            Latency::Smooth => ("roomcam", "roomcam"),
-            Latency::Low | Latency::Balanced => ("roomcam-video", "roomcam-audio"),
+        let one_stream = options.one_stream || options.latency == Latency::Smooth;
+        let (video_stream, audio_stream) = if one_stream {
+            ("roomcam", "roomcam")
+        } else {
+            ("roomcam-video", "roomcam-audio")
         };
         let ssrc = options.first_ssrc;
         let (audio_ssrc, rtx_ssrc) = (ssrc.wrapping_add(1), ssrc.wrapping_add(2));
@@ -309,6 +322,7 @@ impl Peer {
     pub fn answer(&mut self, offer: &str, now: Instant) -> Result<String, PeerError> {
         let offer = RTCSessionDescription::offer(offer.to_owned())?;
         self.pc.set_remote_description(now, offer)?;
+        self.only_send();
         let answer = self.pc.create_answer(None)?;
         self.pc.set_local_description(now, answer)?;
         self.read_negotiated_parameters();
@@ -322,13 +336,8 @@ impl Peer {
     ///
     /// [`PeerError`], which is a bug of ours.
     pub fn offer(&mut self, now: Instant) -> Result<String, PeerError> {
-        let transceivers: Vec<_> = self.pc.get_transceivers().collect();
-        for id in transceivers {
-            if let Some(mut transceiver) = self.pc.rtp_transceiver(id) {
-                transceiver.set_direction(RTCRtpTransceiverDirection::Sendonly);
-            }
-        }
-        drop(self.pc.create_data_channel(CONTROL_CHANNEL, None)?);
+        self.only_send();
+        self.pc.create_data_channel(CONTROL_CHANNEL, None)?;
         let offer = self.pc.create_offer(None)?;
         self.pc.set_local_description(now, offer)?;
         self.local_description()
@@ -498,6 +507,25 @@ impl Peer {
                 self.control = None;
             }
             _ => {}
+        }
+    }
+
+    /// A viewer that is told so sends nothing of its own, and costs nothing. To be said once the lines of
+    /// an offer are matched: before, those that go both ways would not find ours.
+    fn only_send(&mut self) {
+        let transceivers: Vec<_> = self.pc.get_transceivers().collect();
+        for id in transceivers {
+            if let Some(mut transceiver) = self.pc.rtp_transceiver(id) {
+                match transceiver.direction() {
+                    RTCRtpTransceiverDirection::Sendrecv => {
+                        transceiver.set_direction(RTCRtpTransceiverDirection::Sendonly);
+                    }
+                    RTCRtpTransceiverDirection::Recvonly => {
+                        transceiver.set_direction(RTCRtpTransceiverDirection::Inactive);
+                    }
+                    _ => {}
+                }
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod chromium;
 pub(crate) mod demo;
+pub(crate) mod device;
 pub(crate) mod guest;
 pub(crate) mod peers;
 pub(crate) mod room;

@@ -155,6 +155,10 @@ pub(crate) struct Report {
     pub(crate) connections: Vec<String>,
     /// Pictures shown since it joined.
     pub(crate) frames: u64,
+    /// From its joining to the first picture.
+    pub(crate) first_picture_after_ms: Option<f64>,
+    /// From the first picture until now.
+    pub(crate) first_picture_ago_ms: Option<f64>,
     pub(crate) audio_packets: u64,
     /// Grows with everything that is heard.
     pub(crate) audio_energy: f64,

@@ -13,6 +13,7 @@ use roomcam::rtp::VideoFrame;
 use roomcam::viewer::webrtc::{Certificate, Datagram, PeerOptions};
 use roomcam::viewer::{Viewer, ViewerEvent};
 use rtc::data_channel::RTCDataChannelId;
+use rtc::media_stream::MediaStreamTrack;
 use rtc::peer_connection::configuration::interceptor_registry::register_default_interceptors;
 use rtc::peer_connection::configuration::media_engine::MediaEngine;
 use rtc::peer_connection::configuration::setting_engine::SettingEngineBuilder;
@@ -23,7 +24,9 @@ use rtc::peer_connection::transport::RTCIceCandidateInit;
 use rtc::peer_connection::{RTCPeerConnection, RTCPeerConnectionBuilder};
 use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtc::rtp_transceiver::RTCRtpReceiverId;
-use rtc::rtp_transceiver::rtp_sender::RtpCodecKind;
+use rtc::rtp_transceiver::rtp_sender::{
+    RTCRtpCodingParameters, RTCRtpEncodingParameters, RtpCodecKind,
+};
 use rtc::sansio::Protocol;
 use rtc::shared::{TaggedBytesMut, TransportContext, TransportProtocol};
 
@@ -54,7 +57,7 @@ pub(crate) struct Simulation {
     pub(crate) received: Vec<Received>,
     pub(crate) control: Vec<String>,
     browser: RTCPeerConnection,
-    channel: RTCDataChannelId,
+    channel: Option<RTCDataChannelId>,
     channel_open: bool,
     video: Option<RTCRtpReceiverId>,
     in_flight: VecDeque<(Instant, bool, BytesMut)>,
@@ -78,8 +81,35 @@ fn candidate(address: ([u8; 4], u16)) -> String {
 }
 
 impl Simulation {
-    /// Negotiates; nothing has been sent yet.
+    /// The browser offers; nothing has been sent yet.
     pub(crate) fn new(seed: u64) -> Self {
+        let mut simulation = Self::strangers(seed);
+        let now = simulation.now;
+        let browser = &mut simulation.browser;
+        for kind in [RtpCodecKind::Audio, RtpCodecKind::Video] {
+            browser.add_transceiver_from_kind(kind, None).unwrap();
+        }
+        let channel = browser.create_data_channel("control", None).unwrap().id();
+        simulation.channel = Some(channel);
+        let offer = simulation.browser_offers();
+        let viewer = &mut simulation.viewer;
+        let answer = viewer.handle_offer(&offer, &[candidate(DEVICE)], now);
+        simulation.browser_accepts(answer.unwrap());
+        simulation
+    }
+
+    /// The device offers, and the browser answers.
+    pub(crate) fn called(seed: u64) -> Self {
+        let mut simulation = Self::strangers(seed);
+        let now = simulation.now;
+        let offer = simulation.device_offers();
+        let answer = simulation.browser_answers(offer);
+        simulation.viewer.handle_answer(&answer, now).unwrap();
+        simulation
+    }
+
+    /// A device and a browser that know nothing of each other.
+    pub(crate) fn strangers(seed: u64) -> Self {
         let now = roomcam::clock::now();
         let mut media = MediaEngine::default();
         media.register_default_codecs().unwrap();
@@ -96,32 +126,19 @@ impl Simulation {
             .with_interceptor_registry(registry)
             .build(now)
             .unwrap();
-        for kind in [RtpCodecKind::Audio, RtpCodecKind::Video] {
-            browser.add_transceiver_from_kind(kind, None).unwrap();
-        }
-        let channel = browser.create_data_channel("control", None).unwrap().id();
         browser
             .add_local_candidate(RTCIceCandidateInit {
                 candidate: candidate(BROWSER),
                 ..RTCIceCandidateInit::default()
             })
             .unwrap();
-        let offer = browser.create_offer(None).unwrap();
-        browser.set_local_description(now, offer).unwrap();
-        let offer = browser.local_description().unwrap().sdp;
-
         let options = PeerOptions {
             certificate: Certificate::generate().unwrap(),
             latency: roomcam::config::Latency::Balanced,
+            one_stream: false,
             first_ssrc: VIDEO,
             gcm_only: true,
         };
-        let mut viewer = Viewer::new(&options, 0, now).unwrap();
-        let answer = viewer
-            .handle_offer(&offer, &[candidate(DEVICE)], now)
-            .unwrap();
-        let answer = RTCSessionDescription::answer(answer).unwrap();
-        browser.set_remote_description(now, answer).unwrap();
         Self {
             now,
             path: Path {
@@ -129,12 +146,12 @@ impl Simulation {
                 loss_percent: 0,
                 up: true,
             },
-            viewer,
+            viewer: Viewer::new(&options, 0, now).unwrap(),
             events: Vec::new(),
             received: Vec::new(),
             control: Vec::new(),
             browser,
-            channel,
+            channel: None,
             channel_open: false,
             video: None,
             in_flight: VecDeque::new(),
@@ -142,6 +159,64 @@ impl Simulation {
             next_frame: now,
             frames_sent: 0,
         }
+    }
+
+    fn browser_offers(&mut self) -> String {
+        let offer = self.browser.create_offer(None).unwrap();
+        self.browser.set_local_description(self.now, offer).unwrap();
+        self.browser.local_description().unwrap().sdp
+    }
+
+    /// A page with a camera and a microphone.
+    pub(crate) fn browser_offers_with_tracks(&mut self) -> String {
+        for (kind, name, ssrc) in [
+            (RtpCodecKind::Audio, "audio", 77),
+            (RtpCodecKind::Video, "video", 78),
+        ] {
+            let encoding = RTCRtpEncodingParameters {
+                rtp_coding_parameters: RTCRtpCodingParameters {
+                    ssrc: Some(ssrc),
+                    ..RTCRtpCodingParameters::default()
+                },
+                ..RTCRtpEncodingParameters::default()
+            };
+            let name = name.to_owned();
+            let track =
+                MediaStreamTrack::new("s".to_owned(), name.clone(), name, kind, vec![encoding]);
+            self.browser.add_track(track).unwrap();
+        }
+        self.browser_offers()
+    }
+
+    pub(crate) fn device_answers(&mut self, offer: &str) -> String {
+        let answer = self
+            .viewer
+            .handle_offer(offer, &[candidate(DEVICE)], self.now);
+        answer.unwrap()
+    }
+
+    pub(crate) fn browser_accepts(&mut self, answer: String) {
+        let answer = RTCSessionDescription::answer(answer).unwrap();
+        self.browser
+            .set_remote_description(self.now, answer)
+            .unwrap();
+    }
+
+    pub(crate) fn device_offers(&mut self) -> String {
+        let offered = self.viewer.offer(&[candidate(DEVICE)], self.now);
+        offered.unwrap()
+    }
+
+    fn browser_answers(&mut self, offer: String) -> String {
+        let offer = RTCSessionDescription::offer(offer).unwrap();
+        self.browser
+            .set_remote_description(self.now, offer)
+            .unwrap();
+        let answer = self.browser.create_answer(None).unwrap();
+        self.browser
+            .set_local_description(self.now, answer)
+            .unwrap();
+        self.browser.local_description().unwrap().sdp
     }
 
     /// Runs the network for `time`.
@@ -174,7 +249,7 @@ impl Simulation {
     }
 
     pub(crate) fn send_control(&mut self, text: &str) {
-        let mut channel = self.browser.data_channel(self.channel).unwrap();
+        let mut channel = self.browser.data_channel(self.channel.unwrap()).unwrap();
         channel.send_text(self.now, text).unwrap();
     }
 
@@ -184,12 +259,9 @@ impl Simulation {
             self.browser.restart_ice();
         }
         let now = self.now;
-        let offer = self.browser.create_offer(None).unwrap();
-        self.browser.set_local_description(now, offer).unwrap();
-        let offer = self.browser.local_description().unwrap().sdp;
+        let offer = self.browser_offers();
         let answer = self.viewer.handle_offer(&offer, &[candidate(DEVICE)], now);
-        let answer = RTCSessionDescription::answer(answer.unwrap()).unwrap();
-        self.browser.set_remote_description(now, answer).unwrap();
+        self.browser_accepts(answer.unwrap());
         if restart_ice {
             let own = RTCIceCandidateInit {
                 candidate: candidate(BROWSER),
@@ -305,7 +377,8 @@ impl Simulation {
         }
         while let Some(event) = self.browser.poll_event() {
             match event {
-                RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnOpen(_)) => {
+                RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnOpen(id)) => {
+                    self.channel = Some(id);
                     self.channel_open = true;
                 }
                 RTCPeerConnectionEvent::OnTrack(RTCTrackEvent::OnOpen(track)) => {

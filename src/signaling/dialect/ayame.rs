@@ -187,3 +187,100 @@ fn ice_servers(values: &[Value]) -> Vec<IceServer> {
         .take(MAX_ICE_SERVERS)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::*;
+    use super::*;
+    use crate::config::Dialect;
+
+    const ALONE: &str =
+        r#"{"type":"accept","connectionId":"c","isExistClient":false,"isExistUser":false}"#;
+    const OFFER: &str = r#"{"type":"offer","sdp":"theirs"}"#;
+
+    fn registered(accept: &str) -> (Played, Vec<Output>) {
+        let (mut played, outputs) = Played::connected(Dialect::Ayame);
+        let [Output::Send(register)] = &outputs[..] else {
+            panic!("{outputs:?}");
+        };
+        let register: Value = serde_json::from_str(register).unwrap();
+        for (field, value) in [
+            ("type", "register"),
+            ("roomId", "cam"),
+            ("clientId", "i"),
+            ("signalingKey", "k"),
+        ] {
+            assert_eq!(register[field], value);
+        }
+        let outputs = played.hear(accept);
+        (played, outputs)
+    }
+
+    #[test]
+    fn the_first_one_in_waits_and_answers() {
+        let (mut room, outputs) = registered(ALONE);
+        assert_eq!(outputs, [joined(true)]);
+        assert_eq!(room.hear(OFFER), [offered("peer-1", "theirs")]);
+        let answer = send(r#"{"sdp":"ours","type":"answer"}"#);
+        assert_eq!(room.say(&answer_to("peer-1")), [answer]);
+        let candidate =
+            send(r#"{"ice":{"candidate":"candidate:1","sdpMLineIndex":0},"type":"candidate"}"#);
+        let said = room.say(&candidate_to("peer-1", "candidate:1"));
+        assert_eq!(said, [candidate]);
+    }
+
+    #[test]
+    fn the_second_one_in_offers_and_uses_the_servers_ice_servers() {
+        let (mut room, outputs) = registered(
+            r#"{"type":"accept","isExistClient":true,"iceServers":[
+                {"urls":["stun:s","turn:t"],"username":"u","credential":"p"},{"urls":"stun:x"},{"urls":7},7]}"#,
+        );
+        let Output::Joined { ice_servers, .. } = &outputs[0] else {
+            panic!("{outputs:?}");
+        };
+        assert_eq!(ice_servers.len(), 2);
+        assert_eq!(ice_servers[0].urls, ["stun:s", "turn:t"]);
+        assert_eq!(outputs[1..], [call("peer-1")]);
+        let answer = r#"{"type":"answer","sdp":"a"}"#;
+        assert_eq!(room.hear(answer), [answered("peer-1", "a")]);
+    }
+
+    #[test]
+    fn a_ping_is_answered_in_its_own_words() {
+        let (mut room, _) = registered(ALONE);
+        let pong = send(r#"{"type":"pong"}"#);
+        assert_eq!(room.hear(r#"{"type":"ping"}"#), [pong]);
+    }
+
+    #[test]
+    fn when_the_other_leaves_the_device_registers_again() {
+        let (mut room, _) = registered(ALONE);
+        room.hear(OFFER);
+        let outputs = room.hear(r#"{"type":"bye"}"#);
+        assert_eq!(outputs, [left("peer-1"), Output::Rejoin]);
+        room.reconnect();
+        room.hear(ALONE);
+        assert_eq!(room.hear(OFFER), [offered("peer-2", "theirs")]);
+    }
+
+    #[test]
+    fn a_rejection_says_why() {
+        for (reason, code) in [("full", ROOM_FULL), ("INVALID-SIGNALING-KEY", "rejected")] {
+            let (mut room, _) = Played::connected(Dialect::Ayame);
+            let rejected = Output::Refused {
+                code: code.to_owned(),
+                message: reason.to_owned(),
+            };
+            let text = format!(r#"{{"type":"reject","reason":"{reason}"}}"#);
+            assert_eq!(room.hear(&text), [rejected]);
+        }
+    }
+
+    #[test]
+    fn junk_is_ignored() {
+        let (mut room, _) = registered(ALONE);
+        for text in junk() {
+            assert_eq!(room.hear(&text), [], "{text:.60}");
+        }
+    }
+}

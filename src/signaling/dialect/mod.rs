@@ -32,6 +32,9 @@ mod socketio_rooms;
 mod ws_broadcast;
 mod ws_rooms;
 
+#[cfg(test)]
+mod tests;
+
 /// The code of a refusal because the room has as many inside as it takes.
 pub const ROOM_FULL: &str = "room-full";
 
@@ -144,6 +147,12 @@ impl Adapter {
         if text.len() <= MAX_MESSAGE_BYTES {
             each!(self, it => it.handle_text(text, now));
         }
+    }
+
+    /// Returns whether a binary message may be a text: `ws` 8 relays what it is given in that form.
+    #[must_use]
+    pub const fn reads_binary(&self) -> bool {
+        !matches!(self, Self::SocketioRooms(_) | Self::SocketioCalls(_))
     }
 
     /// Takes a message of the engine.

@@ -31,6 +31,9 @@ enum ServerMessage {
         ice_servers: Vec<Value>,
         viewers: Vec<ViewerId>,
     },
+    IceServers {
+        ice_servers: Vec<Value>,
+    },
     ViewerJoined {
         id: ViewerId,
     },
@@ -143,11 +146,7 @@ impl Roomcam {
             } if !self.is_joined => {
                 self.is_joined = true;
                 self.outputs.push_back(Output::Joined {
-                    ice_servers: ice_servers
-                        .iter()
-                        .filter_map(ice_server)
-                        .take(MAX_ICE_SERVERS)
-                        .collect(),
+                    ice_servers: read_ice_servers(&ice_servers),
                     is_confirmed: true,
                 });
                 self.meet(viewers);
@@ -162,6 +161,9 @@ impl Roomcam {
             // News from before the join, or a second one.
             ServerMessage::Joined { .. } => {}
             _ if !self.is_joined => {}
+            ServerMessage::IceServers { ice_servers } => {
+                self.event(RoomEvent::IceServers(read_ice_servers(&ice_servers)));
+            }
             ServerMessage::ViewerJoined { id: viewer } => {
                 let is_news = is_id(&viewer)
                     && self.viewers.len() < MAX_VIEWERS
@@ -266,6 +268,11 @@ impl Roomcam {
 
 fn is_id(viewer: &ViewerId) -> bool {
     (1..=MAX_VIEWER_ID_BYTES).contains(&viewer.0.len())
+}
+
+fn read_ice_servers(values: &[Value]) -> Vec<IceServer> {
+    let servers = values.iter().filter_map(ice_server);
+    servers.take(MAX_ICE_SERVERS).collect()
 }
 
 /// Reads an ICE server; fields we do not know are no reason to go without it.

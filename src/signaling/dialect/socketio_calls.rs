@@ -147,7 +147,7 @@ impl SocketioCalls {
             if conversation.offer_at.is_some_and(|at| at <= now) {
                 conversation.offer_at = None;
                 conversation.offered = Some(now);
-                self.outputs.push_back(call(viewer));
+                self.outputs.push_back(call_for(viewer));
             }
             if conversation
                 .crossed
@@ -229,7 +229,7 @@ impl SocketioCalls {
                 offered: Some(now),
                 ..Conversation::default()
             };
-            self.outputs.push_back(call(&viewer));
+            self.outputs.push_back(call_for(&viewer));
         } else if name == events.incoming {
             if let Some(sdp) = pair::sdp_of(field("offer"), "offer") {
                 self.handle_call(&viewer, sdp, now);
@@ -307,7 +307,7 @@ impl Conversation {
     }
 }
 
-fn call(viewer: &ViewerId) -> Output {
+fn call_for(viewer: &ViewerId) -> Output {
     Output::Event(RoomEvent::Call {
         viewer: viewer.clone(),
         is_present: true,
@@ -319,4 +319,141 @@ fn viewer_of(id: &Value) -> Option<ViewerId> {
     (1..=MAX_VIEWER_ID_BYTES)
         .contains(&id.len())
         .then(|| ViewerId(id.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::*;
+    use super::*;
+    use crate::config::Dialect;
+
+    const OPEN: &str = r#"0{"sid":"e","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}"#;
+
+    const NOTHING: &str = "v=0\r\no=- 9 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n";
+    const SOMETHING: &str = "v=0\r\nm=audio 9 X 0\r\n";
+
+    fn inside() -> Played {
+        let (mut room, _) = Played::connected(Dialect::SocketioCalls);
+        room.hear(OPEN);
+        let join = send(r#"42["room:join",{"email":"roomcam","room":"cam"}]"#);
+        assert_eq!(room.hear(r#"40{"sid":"s"}"#), [join]);
+        let echo = r#"42["room:join",{"email":"roomcam","room":"cam"}]"#;
+        assert_eq!(room.hear(echo), [joined(true)]);
+        room
+    }
+
+    /// The server delivers `content` under the default name of an event.
+    fn hear(room: &mut Played, name: &str, content: &Value) -> Vec<Output> {
+        room.hear(&socketio::event(name, std::slice::from_ref(content)))
+    }
+
+    fn offer(sdp: &str) -> Value {
+        json!({"from": "s-1", "offer": {"type": "offer", "sdp": sdp}})
+    }
+
+    fn answer() -> Value {
+        json!({"from": "s-1", "ans": {"type": "answer", "sdp": "a"}})
+    }
+
+    #[test]
+    fn who_enters_is_called_by_its_id() {
+        let mut room = inside();
+        let newcomer = json!({"email": "e", "id": "s-1"});
+        assert_eq!(hear(&mut room, "user:joined", &newcomer), [call("s-1")]);
+        let sent = send(r#"42["user:call",{"offer":{"sdp":"ours","type":"offer"},"to":"s-1"}]"#);
+        assert_eq!(room.say(&offer_to("s-1")), [sent]);
+        let accepted = hear(&mut room, "call:accepted", &answer());
+        assert_eq!(accepted, [answered("s-1", "a")]);
+        // Its own tracks come later, on the same peer connection.
+        let later = hear(&mut room, "peer:nego:needed", &offer(SOMETHING));
+        assert_eq!(later, [offered("s-1", SOMETHING)]);
+        let done =
+            send(r#"42["peer:nego:done",{"ans":{"sdp":"ours","type":"answer"},"to":"s-1"}]"#);
+        assert_eq!(room.say(&answer_to("s-1")), [done]);
+    }
+
+    #[test]
+    fn a_call_without_media_is_answered_by_hand_and_its_tracks_are_waited_for() {
+        let mut room = inside();
+        let outputs = hear(&mut room, "incomming:call", &offer(NOTHING));
+        let by_hand = json!({"to": "s-1", "ans": {"type": "answer", "sdp": EMPTY_ANSWER}});
+        let by_hand = Output::Send(socketio::event("call:accepted", &[by_hand]));
+        assert_eq!(outputs, [by_hand]);
+        let tracks = hear(&mut room, "peer:nego:needed", &offer(SOMETHING));
+        assert_eq!(tracks, [offered("s-1", SOMETHING)]);
+        assert_eq!(room.wait(Duration::from_secs(5)), []);
+    }
+
+    #[test]
+    fn a_page_that_adds_no_tracks_is_offered_after_1500_ms_and_its_own_offer_then_ignored() {
+        let mut room = inside();
+        hear(&mut room, "incomming:call", &offer(NOTHING));
+        let due = (REOFFER_WAIT, call("s-1"));
+        assert_eq!(room.wait(Duration::from_secs(5)), [due]);
+        let sent =
+            send(r#"42["peer:nego:needed",{"offer":{"sdp":"ours","type":"offer"},"to":"s-1"}]"#);
+        assert_eq!(room.say(&offer_to("s-1")), [sent]);
+        let crossing = hear(&mut room, "peer:nego:needed", &offer(SOMETHING));
+        assert_eq!(crossing, []);
+        let answered_last = hear(&mut room, "peer:nego:final", &answer());
+        assert_eq!(answered_last, [answered("s-1", "a")]);
+        let later = hear(&mut room, "peer:nego:needed", &offer(SOMETHING));
+        assert_eq!(later, [offered("s-1", SOMETHING)]);
+    }
+
+    #[test]
+    fn of_two_crossing_calls_ours_stands_unless_the_page_cannot_be_called() {
+        let mut room = inside();
+        hear(&mut room, "user:joined", &json!({"id": "s-1"}));
+        assert_eq!(hear(&mut room, "incomming:call", &offer(SOMETHING)), []);
+        let taken = (REOFFER_WAIT, offered("s-1", SOMETHING));
+        assert_eq!(room.wait(Duration::from_secs(5)), [taken]);
+
+        let mut room = inside();
+        hear(&mut room, "user:joined", &json!({"id": "s-1"}));
+        hear(&mut room, "incomming:call", &offer(NOTHING));
+        hear(&mut room, "call:accepted", &answer());
+        assert_eq!(room.wait(Duration::from_secs(5)), []);
+    }
+
+    #[test]
+    fn several_are_spoken_to_at_once_and_10_000_are_not_remembered() {
+        let mut room = inside();
+        for id in 0..10_000 {
+            hear(&mut room, "user:joined", &json!({"id": format!("s-{id}")}));
+        }
+        assert_eq!(room.say(&offer_to("s-1")), [], "long forgotten");
+        assert_eq!(room.say(&offer_to("s-9998")).len(), 1);
+        assert_eq!(room.say(&offer_to("s-9999")).len(), 1);
+    }
+
+    #[test]
+    fn events_may_have_other_names() {
+        let events = crate::config::CallEvents {
+            incoming: "incoming:call".to_owned(),
+            ..crate::config::CallEvents::default()
+        };
+        let join = Join {
+            room: "cam".to_owned(),
+            events,
+            ..Join::default()
+        };
+        let mut room = Played {
+            adapter: super::super::Adapter::new(Dialect::SocketioCalls, join),
+            now: crate::clock::now(),
+        };
+        room.reconnect();
+        room.hear(OPEN);
+        room.hear(r#"40{"sid":"s"}"#);
+        let called = hear(&mut room, "incoming:call", &offer(SOMETHING));
+        assert_eq!(called, [offered("s-1", SOMETHING)]);
+    }
+
+    #[test]
+    fn junk_is_ignored() {
+        let mut room = inside();
+        for text in junk() {
+            assert_eq!(room.hear(&text), [], "{text:.60}");
+        }
+    }
 }

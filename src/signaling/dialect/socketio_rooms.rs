@@ -231,3 +231,142 @@ impl SocketioRooms {
         self.outputs.push_back(Output::Event(event));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::*;
+    use super::*;
+    use crate::config::Dialect;
+
+    const OPEN: &str = r#"0{"sid":"e","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}"#;
+
+    const OFFER: &str = r#"42["offer",{"type":"offer","sdp":"theirs"}]"#;
+    const READY: &str = r#"42["ready"]"#;
+
+    /// A device whose connection is up, and which has asked to join.
+    fn asking() -> Played {
+        let (mut room, outputs) = Played::connected(Dialect::SocketioRooms);
+        assert_eq!(outputs, [], "the server speaks first");
+        assert_eq!(room.hear(OPEN), [send("40")]);
+        let join = send(r#"42["join","cam"]"#);
+        assert_eq!(room.hear(r#"40{"sid":"s"}"#), [join]);
+        room
+    }
+
+    fn created() -> Played {
+        let mut room = asking();
+        assert_eq!(room.hear(r#"42["created"]"#), [joined(true)]);
+        room
+    }
+
+    fn second() -> Played {
+        let mut room = asking();
+        let ready = send(r#"42["ready","cam"]"#);
+        assert_eq!(room.hear(r#"42["joined"]"#), [joined(true), ready]);
+        room
+    }
+
+    /// All but what keeps the connection alive.
+    fn wait(room: &mut Played, seconds: u64) -> Vec<(Duration, Output)> {
+        let mut outputs = Vec::new();
+        for _ in 0..seconds {
+            outputs.push(room.wait(Duration::from_secs(1)));
+            assert_eq!(room.hear("2"), [send("3")]);
+        }
+        let mut start = Duration::ZERO;
+        let mut all = Vec::new();
+        for second in outputs {
+            all.extend(second.into_iter().map(|(at, output)| (start + at, output)));
+            start += Duration::from_secs(1);
+        }
+        all
+    }
+
+    #[test]
+    fn the_one_who_created_the_room_offers_whoever_is_ready() {
+        let mut room = created();
+        assert_eq!(room.hear(READY), [call("peer-1")]);
+        let offer = send(r#"42["offer",{"sdp":"ours","type":"offer"},"cam"]"#);
+        assert_eq!(room.say(&offer_to("peer-1")), [offer]);
+        let answer = r#"42["answer",{"type":"answer","sdp":"a"}]"#;
+        assert_eq!(room.hear(answer), [answered("peer-1", "a")]);
+        let candidate =
+            send(r#"42["candidate",{"candidate":"candidate:1","sdpMLineIndex":0},"cam"]"#);
+        let said = room.say(&candidate_to("peer-1", "candidate:1"));
+        assert_eq!(said, [candidate]);
+        assert_eq!(room.say(&candidate_to("peer-1", "")), []);
+        assert_eq!(room.hear(READY), [left("peer-1"), call("peer-2")]);
+    }
+
+    #[test]
+    fn the_second_one_in_is_ready_and_answers() {
+        let mut room = second();
+        assert_eq!(room.hear(OFFER), [offered("peer-1", "theirs")]);
+        let answer = send(r#"42["answer",{"sdp":"ours","type":"answer"},"cam"]"#);
+        assert_eq!(room.say(&answer_to("peer-1")), [answer]);
+        room.say(&RoomMessage::Connected {
+            viewer: viewer("peer-1"),
+        });
+        assert_eq!(wait(&mut room, 60), []);
+    }
+
+    #[test]
+    fn a_creator_that_does_not_offer_is_offered_after_4_s_and_left_after_9() {
+        let mut room = second();
+        let rejoin = wait(&mut room, 60);
+        let expected = [
+            (OFFER_WAIT, call("peer-1")),
+            (CONNECT_WAIT, send(r#"42["leave","cam"]"#)),
+            (CONNECT_WAIT, send("41")),
+            (CONNECT_WAIT, Output::Rejoin),
+        ];
+        assert_eq!(rejoin, expected);
+        room.adapter.handle_closed();
+        room.reconnect();
+        room.hear(OPEN);
+        room.hear(r#"40{"sid":"s"}"#);
+        room.hear(r#"42["joined"]"#);
+        let again = wait(&mut room, 60);
+        assert_eq!(again, [(OFFER_WAIT, call("peer-2"))], "once is enough");
+    }
+
+    #[test]
+    fn a_full_room_and_a_server_that_refuses_are_told_apart() {
+        let refused = |code: &str, message: &str| Output::Refused {
+            code: code.to_owned(),
+            message: message.to_owned(),
+        };
+        let full = refused(ROOM_FULL, "two are in this room already");
+        assert_eq!(asking().hear(r#"42["full"]"#), [full]);
+        let (mut room, _) = Played::connected(Dialect::SocketioRooms);
+        room.hear(OPEN);
+        let outputs = room.hear(r#"44{"message":"who are you"}"#);
+        assert_eq!(outputs, [refused("refused", "who are you")]);
+    }
+
+    #[test]
+    fn who_leaves_is_gone_at_once_and_the_device_stays() {
+        let mut room = created();
+        room.hear(READY);
+        assert_eq!(room.hear(r#"42["leave"]"#), [left("peer-1")]);
+        assert_eq!(room.hear(READY), [call("peer-2")]);
+    }
+
+    #[test]
+    fn says_good_bye() {
+        let mut room = created();
+        room.adapter.handle_leave();
+        let bye = [send(r#"42["leave","cam"]"#), send("41")];
+        assert_eq!(room.drain(), bye);
+    }
+
+    #[test]
+    fn junk_and_a_second_welcome_are_ignored() {
+        let mut room = created();
+        for text in junk() {
+            assert_eq!(room.hear(&text), [], "{text:.60}");
+        }
+        assert_eq!(room.hear(r#"42["joined"]"#), []);
+        assert_eq!(room.hear(r#"42["full"]"#), []);
+    }
+}

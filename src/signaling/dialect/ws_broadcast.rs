@@ -148,3 +148,82 @@ impl WsBroadcast {
         self.outputs.push_back(Output::Event(event));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Adapter;
+    use super::super::tests::*;
+    use super::*;
+    use crate::config::Dialect;
+
+    fn description(kind: &str, session: &str) -> (String, String) {
+        let sdp = format!("v=0\r\no=- {session} 2 IN IP4 127.0.0.1\r\na=ice-ufrag:u{session}\r\n");
+        let message = json!({"sdp": {"type": kind, "sdp": sdp}});
+        (message.to_string(), sdp)
+    }
+
+    fn on_the_bus() -> Played {
+        let (played, outputs) = Played::connected(Dialect::WsBroadcast);
+        let called = Output::Event(RoomEvent::Call {
+            viewer: viewer("called-1"),
+            is_present: false,
+        });
+        assert_eq!(outputs, [joined(false), called]);
+        played
+    }
+
+    #[test]
+    fn who_is_there_answers_our_first_offer() {
+        let mut bus = on_the_bus();
+        let offer = send(r#"{"sdp":{"sdp":"ours","type":"offer"}}"#);
+        assert_eq!(bus.say(&offer_to("called-1")), [offer]);
+        let (text, sdp) = description("answer", "7");
+        assert_eq!(bus.hear(&text), [answered("called-1", &sdp)]);
+        assert_eq!(bus.hear(&text), [], "one answer is enough");
+        assert_eq!(bus.wait(Duration::from_secs(60)), []);
+    }
+
+    #[test]
+    fn an_offer_that_nobody_takes_is_withdrawn() {
+        let mut bus = on_the_bus();
+        let withdrawn = (OFFER_STANDS, left("called-1"));
+        assert_eq!(bus.wait(Duration::from_secs(60)), [withdrawn]);
+        let (text, _) = description("answer", "7");
+        assert_eq!(bus.hear(&text), []);
+    }
+
+    #[test]
+    fn pages_are_told_apart_by_their_offers_and_candidates_find_theirs() {
+        let mut bus = on_the_bus();
+        for session in ["7", "8"] {
+            let (text, sdp) = description("offer", session);
+            let id = format!("offer-{session}");
+            assert_eq!(bus.hear(&text), [offered(&id, &sdp)]);
+        }
+        for (ufrag, id) in [(Some("u7"), "offer-7"), (None, "offer-8")] {
+            let candidate = json!({"candidate": {
+                "candidate": "candidate:1", "sdpMid": "0", "usernameFragment": ufrag,
+            }});
+            let outputs = bus.hear(&candidate.to_string());
+            assert!(
+                matches!(&outputs[..], [Output::Event(RoomEvent::Candidate { viewer, .. })] if viewer.0 == id)
+            );
+        }
+    }
+
+    #[test]
+    fn junk_is_ignored_and_names_are_bounded() {
+        let mut bus = on_the_bus();
+        bus.wait(OFFER_STANDS);
+        for text in junk() {
+            assert_eq!(bus.hear(&text), [], "{text:.60}");
+        }
+        for session in 0..10_000 {
+            bus.hear(&description("offer", &session.to_string()).0);
+        }
+        let Adapter::WsBroadcast(adapter) = &bus.adapter else {
+            panic!("{:?}", bus.adapter);
+        };
+        assert_eq!(adapter.ufrags.len(), MAX_UFRAGS);
+    }
+}

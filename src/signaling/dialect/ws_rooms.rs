@@ -151,3 +151,89 @@ impl WsRooms {
         self.outputs.push_back(Output::Event(event));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::*;
+    use super::*;
+    use crate::config::Dialect;
+
+    const READY: &str = r#"{"type":"ready","room":"cam"}"#;
+    const OFFER: &str = r#"{"room":"cam","type":"offer","offer":{"sdp":"theirs","type":"offer"}}"#;
+
+    fn inside() -> Played {
+        let (played, outputs) = Played::connected(Dialect::WsRooms);
+        let join = send(r#"{"room":"cam","type":"join"}"#);
+        assert_eq!(outputs, [join, joined(false)]);
+        played
+    }
+
+    #[test]
+    fn a_page_that_offers_is_answered() {
+        let mut room = inside();
+        assert_eq!(room.hear(READY), []);
+        assert_eq!(room.hear(OFFER), [offered("peer-1", "theirs")]);
+        let answer = r#"{"answer":{"sdp":"ours","type":"answer"},"room":"cam","type":"answer"}"#;
+        assert_eq!(room.say(&answer_to("peer-1")), [send(answer)]);
+        assert_eq!(room.wait(Duration::from_secs(60)), []);
+    }
+
+    #[test]
+    fn a_page_that_does_not_offer_is_offered_after_2500_ms() {
+        let mut room = inside();
+        room.hear(READY);
+        let due = (OFFER_WAIT, call("peer-1"));
+        assert_eq!(room.wait(Duration::from_secs(60)), [due]);
+        let offer = r#"{"offer":{"sdp":"ours","type":"offer"},"room":"cam","type":"offer"}"#;
+        assert_eq!(room.say(&offer_to("peer-1")), [send(offer)]);
+        let answer = r#"{"type":"answer","answer":{"type":"answer","sdp":"a"},"room":"cam"}"#;
+        assert_eq!(room.hear(answer), [answered("peer-1", "a")]);
+    }
+
+    #[test]
+    fn an_offer_that_crosses_ours_is_answered_all_the_same() {
+        let mut room = inside();
+        room.hear(READY);
+        room.wait(OFFER_WAIT);
+        assert_eq!(room.hear(OFFER), [offered("peer-1", "theirs")]);
+    }
+
+    #[test]
+    fn each_ready_is_somebody_new() {
+        let mut room = inside();
+        room.hear(READY);
+        assert_eq!(room.hear(READY), [left("peer-1")]);
+        assert_eq!(room.hear(OFFER), [offered("peer-2", "theirs")]);
+        assert_eq!(room.say(&answer_to("peer-1")), [], "it is gone");
+    }
+
+    #[test]
+    fn who_comes_after_a_lost_connection_is_somebody_new_too() {
+        let mut room = inside();
+        room.hear(READY);
+        room.adapter.handle_closed();
+        assert_eq!(room.wait(Duration::from_secs(60)), []);
+        room.reconnect();
+        assert_eq!(room.hear(READY), [left("peer-1")]);
+    }
+
+    #[test]
+    fn candidates_go_out_whole_and_never_as_null() {
+        let mut room = inside();
+        room.hear(OFFER);
+        assert_eq!(room.say(&candidate_to("peer-1", "")), []);
+        let text = r#"{"candidate":{"candidate":"candidate:1","sdpMLineIndex":0},"room":"cam","type":"candidate"}"#;
+        let said = room.say(&candidate_to("peer-1", "candidate:1"));
+        assert_eq!(said, [send(text)]);
+    }
+
+    #[test]
+    fn other_rooms_and_junk_are_ignored() {
+        let mut room = inside();
+        assert_eq!(room.hear(r#"{"type":"ready","room":"den"}"#), []);
+        for text in junk() {
+            assert_eq!(room.hear(&text), [], "{text:.60}");
+        }
+        assert_eq!(room.wait(Duration::from_secs(60)), []);
+    }
+}

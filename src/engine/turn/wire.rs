@@ -1,0 +1,211 @@
+//! A connection to a TURN server: datagrams, a stream, or a stream under TLS, which believes the
+//! certificates that room servers are believed with.
+//!
+//! Messages in, messages out; nothing is read of them but where they end.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use crate::signaling::websocket::Authorities;
+use crate::turn::framing::Deframer;
+use crate::turn::relays::LineId;
+use crate::turn::url::{Transport, TurnUrl};
+
+/// Largest datagram that is read, in bytes. WebRTC's are at most 1 500.
+const MAX_DATAGRAM_BYTES: usize = 2_048;
+
+/// How much of a stream is read at once, in bytes.
+const READ_BYTES: usize = 16 * 1024;
+
+/// What a connection reports.
+#[derive(Debug)]
+pub(super) enum WireEvent {
+    /// It is up.
+    Opened,
+    /// It could not be made. Nothing more will come.
+    Failed(String),
+    /// A message came.
+    Message(Vec<u8>),
+    /// The network says that there is nobody, or the stream ended.
+    Unreachable,
+}
+
+/// Where a connection reports to.
+#[derive(Clone, Debug)]
+pub(super) struct Reports {
+    pub(super) line: LineId,
+    pub(super) events: mpsc::Sender<(LineId, WireEvent)>,
+}
+
+impl Reports {
+    /// Returns whether somebody listens.
+    async fn send(&self, event: WireEvent) -> bool {
+        // full: awaits; what comes meanwhile is the kernel's to drop
+        self.events.send((self.line, event)).await.is_ok()
+    }
+}
+
+/// Connects, and moves messages until `outgoing` is closed and everything in it is sent.
+pub(super) async fn run(
+    url: TurnUrl,
+    authorities: Authorities,
+    reports: Reports,
+    mut outgoing: mpsc::Receiver<Vec<u8>>,
+) {
+    let connected = async {
+        let address = resolve(&url).await?;
+        Ok(match url.transport {
+            Transport::Udp => Connection::Udp(datagrams(address).await?),
+            Transport::Tcp => Connection::Stream(Box::new(stream(address).await?)),
+            Transport::Tls => {
+                let stream = stream(address).await?;
+                Connection::Stream(Box::new(encrypted(&url.host, authorities, stream).await?))
+            }
+        })
+    };
+    let connected: io::Result<Connection> = connected.await;
+    match connected {
+        Err(error) => {
+            reports.send(WireEvent::Failed(error.to_string())).await;
+        }
+        Ok(connection) => {
+            if !reports.send(WireEvent::Opened).await {
+                return;
+            }
+            match connection {
+                Connection::Udp(socket) => move_datagrams(&socket, &reports, &mut outgoing).await,
+                Connection::Stream(stream) => move_stream(stream, &reports, &mut outgoing).await,
+            }
+        }
+    }
+}
+
+enum Connection {
+    Udp(UdpSocket),
+    Stream(Box<dyn Stream>),
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+async fn resolve(url: &TurnUrl) -> io::Result<SocketAddr> {
+    let addresses = tokio::net::lookup_host((url.host.as_str(), url.port)).await?;
+    let addresses: Vec<_> = addresses.collect();
+    let v4 = addresses.iter().find(|address| address.is_ipv4());
+    let any = v4.or_else(|| addresses.first());
+    any.copied()
+        .ok_or_else(|| io::Error::other("the name has no address"))
+}
+
+/// A socket of its own: a server knows allocations by our port, and may still hold an old one.
+async fn datagrams(server: SocketAddr) -> io::Result<UdpSocket> {
+    let any: SocketAddr = match server {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any).await?;
+    socket.connect(server).await?;
+    Ok(socket)
+}
+
+async fn stream(server: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(server).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn encrypted(
+    host: &str,
+    authorities: Authorities,
+    stream: TcpStream,
+) -> io::Result<impl Stream + use<>> {
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    // Reading the system's certificates takes a while, which media has not.
+    let reading = tokio::task::spawn_blocking(move || authorities.client_config());
+    let config = reading.await?.map_err(|_| {
+        let remedy = "no CA certificates: install ca-certificates, or set room.ca_file";
+        io::Error::other(remedy)
+    })?;
+    let connector = TlsConnector::from(Arc::new(config));
+    connector.connect(name, stream).await
+}
+
+async fn move_datagrams(
+    socket: &UdpSocket,
+    reports: &Reports,
+    outgoing: &mut mpsc::Receiver<Vec<u8>>,
+) {
+    let mut buffer = vec![0; MAX_DATAGRAM_BYTES];
+    loop {
+        let event = tokio::select! {
+            message = outgoing.recv() => match message {
+                Some(message) => match socket.send(&message).await {
+                    Ok(_) => continue,
+                    Err(error) => failure(&error),
+                },
+                None => return,
+            },
+            received = socket.recv(&mut buffer) => match received {
+                Ok(length) => {
+                    WireEvent::Message(buffer.get(..length).unwrap_or_default().to_vec())
+                }
+                Err(error) => failure(&error),
+            },
+        };
+        if !reports.send(event).await {
+            return;
+        }
+    }
+}
+
+fn failure(error: &io::Error) -> WireEvent {
+    tracing::debug!(%error, "TURN server unreachable");
+    WireEvent::Unreachable
+}
+
+async fn move_stream(
+    stream: Box<dyn Stream>,
+    reports: &Reports,
+    outgoing: &mut mpsc::Receiver<Vec<u8>>,
+) {
+    let (mut from_server, mut to_server) = tokio::io::split(stream);
+    let reading = async {
+        let mut deframer = Deframer::default();
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            let length = from_server.read(&mut buffer).await?;
+            if length == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            deframer.push(buffer.get(..length).unwrap_or_default());
+            while let Some(message) = deframer.pop().map_err(io::Error::other)? {
+                if !reports.send(WireEvent::Message(message)).await {
+                    return Ok(());
+                }
+            }
+        }
+    };
+    let writing = async {
+        while let Some(message) = outgoing.recv().await {
+            to_server.write_all(&message).await?;
+            if outgoing.is_empty() {
+                to_server.flush().await?;
+            }
+        }
+        to_server.shutdown().await
+    };
+    let ended: io::Result<()> = tokio::select! {
+        ended = reading => ended,
+        ended = writing => ended,
+    };
+    if let Err(error) = ended {
+        reports.send(failure(&error)).await;
+    }
+}
