@@ -11,8 +11,8 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
@@ -218,7 +218,10 @@ impl Sessions {
         let opening = opening(version, true)?;
         let unavailable = || StatusCode::SERVICE_UNAVAILABLE.into_response();
         let places = &self.0.places;
-        let ticket = places.lock().unwrap_or_else(PoisonError::into_inner).take(address);
+        let ticket = places
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(address);
         let mut ticket = ticket.ok_or_else(unavailable)?;
         let (guest, host) = private_guest(ticket.inside()).ok_or_else(unavailable)?;
         let sid = opening.sid.clone();
@@ -342,7 +345,10 @@ impl<'s> Change<'s> {
     /// Begins, unless another one has.
     fn begin(is_changing: &'s watch::Sender<bool>) -> Option<Self> {
         let is_done = false;
-        (!is_changing.send_replace(true)).then_some(Self { is_changing, is_done })
+        (!is_changing.send_replace(true)).then_some(Self {
+            is_changing,
+            is_done,
+        })
     }
 }
 

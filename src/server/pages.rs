@@ -47,7 +47,13 @@ impl Pages {
     }
 
     /// Gives a page its world, until either side ends it.
-    pub async fn serve(self, endpoint: Endpoint, opening: Opening, address: IpAddr, mut host: Host) {
+    pub async fn serve(
+        self,
+        endpoint: Endpoint,
+        opening: Opening,
+        address: IpAddr,
+        mut host: Host,
+    ) {
         let guesser = Guesser {
             network: network_of(address),
             device: false,

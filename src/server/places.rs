@@ -8,8 +8,8 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
@@ -91,9 +91,8 @@ impl Places {
         if !address.is_loopback() && same >= MAX_CONNECTIONS_PER_NETWORK {
             return None;
         }
-        let is_outside = |place: &Place| {
-            !place.inside.load(Ordering::Relaxed) && !place.carries.is_inside()
-        };
+        let is_outside =
+            |place: &Place| !place.inside.load(Ordering::Relaxed) && !place.carries.is_inside();
         let outside = self.taken.iter().filter(|p| is_outside(p)).count();
         if outside >= MAX_OUTSIDE || self.taken.len() >= MAX_CONNECTIONS {
             let oldest = self.taken.iter().position(is_outside)?;

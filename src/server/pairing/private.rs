@@ -528,7 +528,10 @@ impl Pairing {
                 }
                 return;
             }
-            RoomEvent::Joined { .. } | RoomEvent::Disconnected | RoomEvent::ViewerJoined(_) => {
+            RoomEvent::Joined { .. }
+            | RoomEvent::Disconnected
+            | RoomEvent::IceServers(_)
+            | RoomEvent::ViewerJoined(_) => {
                 return;
             }
         };
