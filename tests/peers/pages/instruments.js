@@ -9,12 +9,10 @@ const seen = {
   // Pictures shown in #remote since the last call of restart(), and when the first of them was.
   frames: 0,
   firstPictureAt: null,
-  startedAt: 0,
 
   restart() {
     seen.frames = 0;
     seen.firstPictureAt = null;
-    seen.startedAt = performance.now();
   },
 
   async report() {
@@ -22,13 +20,10 @@ const seen = {
       errors: seen.errors,
       connections: seen.connections.map((connection) => connection.connectionState),
       frames: seen.frames,
-      firstPictureAfterMs: seen.firstPictureAt && seen.firstPictureAt - seen.startedAt,
       firstPictureAgoMs: seen.firstPictureAt && performance.now() - seen.firstPictureAt,
       audioPackets: 0,
       audioEnergy: 0,
       videoCodec: null,
-      // Packets that the other one was sent.
-      sentPackets: 0,
     };
     for (const connection of seen.connections) {
       if (connection.connectionState !== 'connected') continue;
@@ -41,7 +36,6 @@ const seen = {
         if (s.type === 'inbound-rtp' && s.kind === 'video' && s.packetsReceived > 0) {
           report.videoCodec = stats.get(s.codecId)?.mimeType;
         }
-        if (s.type === 'outbound-rtp') report.sentPackets += s.packetsSent;
       }
     }
     return report;
