@@ -27,16 +27,41 @@ struct Kind {
     greeting: &'static str,
     /// And what is to be remembered of the device when it goes.
     farewell: &'static str,
-    /// How long the device waits for a page's offer that may never come: as a newcomer, and as one
-    /// that returns.
-    waits: [Duration; 2],
+    waits: Waits,
 }
 
-const NO_WAIT: Duration = Duration::ZERO;
-const WS_ROOMS_WAIT: Duration = Duration::from_millis(2_500);
+/// What the protocol, or the browser, makes one wait for the first picture.
+#[derive(Clone, Copy, Debug)]
+struct Waits {
+    /// Device or viewer is new.
+    new: Duration,
+    /// The device was stopped, and has returned to a viewer that stayed.
+    stopped: Duration,
+    /// The same after it was killed.
+    killed: Duration,
+}
+
+impl Waits {
+    const NONE: Self = Self::always(Duration::ZERO);
+
+    const fn always(wait: Duration) -> Self {
+        Self {
+            new: wait,
+            stopped: wait,
+            killed: wait,
+        }
+    }
+
+    const fn killed(wait: Duration) -> Self {
+        Self {
+            killed: wait,
+            ..Self::NONE
+        }
+    }
+}
 
 /// How long a browser's connection holds on to the path to a device that was killed.
-const DEAD_PATH_WAIT: Duration = Duration::from_millis(2_500);
+const DEAD_PATH: Duration = Duration::from_millis(2_500);
 
 const WS_ROOMS: Kind = Kind {
     server: &["ws-rooms"],
@@ -45,32 +70,33 @@ const WS_ROOMS: Kind = Kind {
     arguments: &[],
     greeting: "",
     farewell: "",
-    waits: [WS_ROOMS_WAIT; 2],
+    // Nobody knows who offers: the device waits for the page to do it.
+    waits: Waits::always(Duration::from_millis(2_500)),
 };
 const WS_ROOMS_WHOSE_PAGE_OFFERS: Kind = Kind {
     server: &["ws-rooms", "--version", "7"],
     page: "ws-rooms.html?offers=yes",
-    waits: [NO_WAIT; 2],
+    waits: Waits::NONE,
     ..WS_ROOMS
 };
 const WS_ROOMS_WITH_ONE_CONNECTION: Kind = Kind {
     page: "ws-rooms.html?offers=yes&keeps=yes",
-    waits: [NO_WAIT, DEAD_PATH_WAIT],
+    waits: Waits::killed(DEAD_PATH),
     ..WS_ROOMS_WHOSE_PAGE_OFFERS
 };
 const WS_BROADCAST: Kind = Kind {
     server: &["ws-broadcast"],
     page: "ws-broadcast.html",
     dialect: "ws-broadcast",
-    waits: [NO_WAIT, DEAD_PATH_WAIT],
+    waits: Waits::killed(DEAD_PATH),
     ..WS_ROOMS
 };
 const SOCKETIO_ROOMS: Kind = Kind {
     server: &["socketio-rooms", "--leave"],
     page: "socketio-rooms.html",
     dialect: "socketio-rooms",
-    // Who joined second offers to nobody.
-    waits: [NO_WAIT, Duration::from_secs(4)],
+    // Who joined second, and heard of no leaving, offers to nobody.
+    waits: Waits::killed(Duration::from_secs(4)),
     ..WS_ROOMS
 };
 const SOCKETIO_ROOMS_3: Kind = Kind {
@@ -90,7 +116,7 @@ const SOCKETIO_CALLS: Kind = Kind {
     greeting: "while (other === window.gone) await new Promise((then) => setTimeout(then, 20)); \
                await call()",
     farewell: "window.gone = other",
-    waits: [NO_WAIT, DEAD_PATH_WAIT],
+    waits: Waits::killed(DEAD_PATH),
     ..WS_ROOMS
 };
 const AYAME: Kind = Kind {
@@ -98,7 +124,7 @@ const AYAME: Kind = Kind {
     page: "ayame.html?key=right",
     dialect: "ayame",
     arguments: &["--key", "right"],
-    waits: [NO_WAIT; 2],
+    waits: Waits::NONE,
     ..WS_ROOMS
 };
 
@@ -137,7 +163,7 @@ impl Kind {
     async fn watch<'b>(&self, browser: &'b Browser, server: &mut RoomServer) -> Page<'b> {
         let page = self.join(browser, server).await;
         let since = page.joined();
-        self.sees_in_time(&page, since, self.waits[0]).await;
+        self.sees_in_time(&page, since, self.waits.new).await;
         page
     }
 
@@ -159,7 +185,7 @@ async fn sees_the_device(page: &Page<'_>) -> Report {
 }
 
 fn is_connected(page: &Report) -> bool {
-    page.connections.iter().any(|state| state == "connected")
+    page.transports.iter().any(|state| state == "connected")
 }
 
 async fn a_page_that_comes_after_the_device_sees_and_hears_it(kind: &Kind) {
@@ -174,7 +200,7 @@ async fn a_page_that_came_before_the_device_sees_and_hears_it(kind: &Kind) {
     let page = kind.join(&browser, &mut server).await;
     let device = kind.device(&server, &["cam"]);
     page.run(kind.greeting).await;
-    kind.sees_in_time(&page, device.started(), kind.waits[0])
+    kind.sees_in_time(&page, device.started(), kind.waits.new)
         .await;
     browser.close().await;
 }
@@ -183,8 +209,10 @@ async fn a_viewer_that_leaves_can_join_again(kind: &Kind) {
     let (mut server, _device, browser) = kind.start().await;
     let page = kind.watch(&browser, &mut server).await;
     page.leave().await;
+    page.picture_stops().await;
     page.join("cam").await;
-    kind.sees_in_time(&page, page.joined(), kind.waits[0]).await;
+    kind.sees_in_time(&page, page.joined(), kind.waits.new)
+        .await;
     browser.close().await;
 }
 
@@ -222,7 +250,7 @@ async fn a_viewer_that_stays_sees_the_device_again_that_was_killed(kind: &Kind) 
     page.picture_stops().await;
     device.start_again();
     page.run(kind.greeting).await;
-    kind.sees_in_time(&page, device.started(), kind.waits[1])
+    kind.sees_in_time(&page, device.started(), kind.waits.killed)
         .await;
     browser.close().await;
 }
@@ -238,7 +266,7 @@ async fn a_device_that_is_stopped_ends_the_call_and_returns(kind: &Kind) {
     page.picture_stops().await;
     device.start_again();
     page.run(kind.greeting).await;
-    kind.sees_in_time(&page, device.started(), kind.waits[1])
+    kind.sees_in_time(&page, device.started(), kind.waits.stopped)
         .await;
     browser.close().await;
 }
@@ -251,7 +279,8 @@ async fn a_page_whose_call_ended_with_the_device_joins_again(kind: &Kind) {
         .await;
     device.start_again();
     page.join("cam").await;
-    kind.sees_in_time(&page, page.joined(), NO_WAIT).await;
+    kind.sees_in_time(&page, page.joined(), Duration::ZERO)
+        .await;
     browser.close().await;
 }
 
@@ -273,7 +302,8 @@ async fn a_killed_room_server_is_joined_again_by_the_device(kind: &Kind) {
     let mut server = server.start_again().await;
     server.somebody_enters().await;
     page.join("cam").await;
-    kind.sees_in_time(&page, page.joined(), NO_WAIT).await;
+    kind.sees_in_time(&page, page.joined(), Duration::ZERO)
+        .await;
     browser.close().await;
 }
 
