@@ -8,7 +8,14 @@ use std::path::{Path, PathBuf};
 /// Every outside thing is used in one place, which is named after it.
 const OWNERS: &[(&str, &[&str])] = &[
     ("alsa::", &["src/audio/alsa.rs"]),
-    ("axum::", &["src/server/http.rs", "src/server/websocket.rs"]),
+    (
+        "axum::",
+        &[
+            "src/server/engineio.rs",
+            "src/server/http.rs",
+            "src/server/websocket.rs",
+        ],
+    ),
     ("if_addrs::", &["src/interfaces.rs"]),
     ("openh264::", &["src/video/openh264.rs"]),
     ("opus::", &["src/audio/opus.rs"]),
@@ -47,6 +54,7 @@ const PURE: &[&str] = &[
     "src/engine/gather.rs",
     "src/h264/",
     "src/rtp/",
+    "src/server/pairing/",
     "src/server/rooms.rs",
     "src/signaling/backoff.rs",
     "src/signaling/dialect/",

@@ -1,6 +1,9 @@
 // What a test reads of a page, without the page knowing: loaded before the page's own script.
 'use strict';
 
+// Where the page's room server is: there where the page comes from, unless its address says `?server=`.
+const roomServer = new URLSearchParams(location.search).get('server') ?? location.host;
+
 const seen = {
   // What the page did not catch.
   errors: [],
