@@ -8,7 +8,14 @@ use std::path::{Path, PathBuf};
 /// Every outside thing is used in one place, which is named after it.
 const OWNERS: &[(&str, &[&str])] = &[
     ("alsa::", &["src/audio/alsa.rs"]),
-    ("axum::", &["src/server/http.rs", "src/server/websocket.rs"]),
+    (
+        "axum::",
+        &[
+            "src/server/http.rs",
+            "src/server/websocket.rs",
+            "src/server/whep.rs",
+        ],
+    ),
     ("if_addrs::", &["src/interfaces.rs"]),
     ("openh264::", &["src/video/openh264.rs"]),
     ("opus::", &["src/audio/opus.rs"]),
@@ -48,6 +55,9 @@ const PURE: &[&str] = &[
     "src/h264/",
     "src/rtp/",
     "src/server/rooms.rs",
+    "src/server/whep/headers.rs",
+    "src/server/whep/sdpfrag.rs",
+    "src/server/whep/session.rs",
     "src/signaling/backoff.rs",
     "src/signaling/dialect/",
     "src/signaling/link.rs",

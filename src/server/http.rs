@@ -1,4 +1,5 @@
-//! HTTP/1.1 of the room server: the page and its parts, `/healthz`, and the WebSocket at `/ws`.
+//! HTTP/1.1 of the room server: the page and its parts, `/healthz`, the WebSocket at `/ws`, and WHEP
+//! below `/whep/`.
 //!
 //! Pages are in the binary, so they work offline and always fit it.
 
@@ -33,6 +34,7 @@ use super::guard::{Guard, plain_host};
 use super::places::{Places, Ticket};
 use super::rooms::Rooms;
 use super::websocket::{serve_client, stopped};
+use super::whep::{Whep, run_sessions, whep};
 use super::{ServerError, ServerOptions};
 use crate::signaling::MAX_MESSAGE_BYTES;
 
@@ -135,8 +137,10 @@ impl Server {
     pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
         info!(address = %self.address, "room server started");
         let (entrance, reports) = entrance();
-        let router = router(Arc::clone(&self.guard));
+        let (whep, begun) = whep(Arc::clone(&self.guard), entrance.clone());
+        let router = router(Arc::clone(&self.guard), whep);
         let mut rooms = JoinSet::new();
+        rooms.spawn(run_sessions(begun));
         rooms.spawn(run_rooms(self.rooms, reports));
         let mut places = Places::default();
         let mut connections = JoinSet::new();
@@ -207,6 +211,10 @@ struct Connection {
 #[derive(Clone)]
 struct Upgraded(mpsc::Sender<WebSocket>);
 
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller(pub(super) IpAddr);
+
 impl Connection {
     async fn serve(mut self, stream: TcpStream) {
         if let Err(error) = stream.set_nodelay(true) {
@@ -216,6 +224,7 @@ impl Connection {
         let router = TowerToHyperService::new(self.router.clone());
         let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(Upgraded(upgraded.clone()));
+            request.extensions_mut().insert(Caller(self.address));
             router.call(request)
         });
         let http = http1::Builder::new()
@@ -249,7 +258,7 @@ impl Connection {
     }
 }
 
-fn router(guard: Arc<Guard>) -> Router {
+fn router(guard: Arc<Guard>, whep: Whep) -> Router {
     let mut router = Router::new();
     for (path, kind, content) in PAGES {
         let page = move || async move { ([(header::CONTENT_TYPE, kind)], content) };
@@ -258,6 +267,7 @@ fn router(guard: Arc<Guard>) -> Router {
     router
         .route("/healthz", get(|| async { "ok" }))
         .route("/ws", get(upgrade))
+        .merge(whep.routes())
         .layer(middleware::from_fn_with_state(Arc::clone(&guard), protect))
         .with_state(guard)
 }
@@ -305,7 +315,8 @@ fn content_security_policy(host: Option<&str>) -> String {
     )
 }
 
-fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a str> {
+/// Returns by which name a request asks for us.
+pub(super) fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a str> {
     match headers.get(header::HOST) {
         Some(host) => host.to_str().ok(),
         None => uri.authority().map(|a| a.as_str()),

@@ -2,7 +2,8 @@
 //!
 //! `rooms.rs` decides who is where and what is passed on to whom, `protocol.rs` has the texts,
 //! `guesses.rs`, `guard.rs` and `places.rs` keep strangers out; `clients.rs` has the task that owns the rooms,
-//! and their clients; `http.rs` listens, `websocket.rs` moves the texts. Speaks `docs/signaling.md`. No TLS: that is for a proxy in front.
+//! and their clients; `http.rs` listens, `websocket.rs` moves the texts. Speaks `docs/signaling.md`;
+//! `whep.rs` speaks it for players that know only WHEP (`docs/whep.md`). No TLS: that is for a proxy in front.
 
 use std::net::SocketAddr;
 
@@ -17,6 +18,7 @@ pub mod places;
 pub mod protocol;
 pub mod rooms;
 pub mod websocket;
+pub mod whep;
 
 pub use http::Server;
 
