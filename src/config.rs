@@ -139,6 +139,22 @@ pub struct Server {
     pub device_key: Secret,
     /// Origins of other sites' pages that may connect, e.g. `https://example.org`.
     pub allowed_origins: Vec<String>,
+    /// What pages of tutorials may speak at the embedded server.
+    pub tutorial_dialects: Vec<TutorialDialect>,
+}
+
+/// Wire protocols of tutorials, as far as the embedded server speaks them.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum TutorialDialect {
+    /// [`Dialect::WsRooms`].
+    WsRooms,
+    /// [`Dialect::WsBroadcast`].
+    WsBroadcast,
+    /// [`Dialect::SocketioRooms`].
+    SocketioRooms,
+    /// [`Dialect::SocketioCalls`].
+    SocketioCalls,
 }
 
 /// `[webrtc]`
@@ -262,6 +278,7 @@ impl Default for Server {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             device_key: Secret::default(),
             allowed_origins: Vec::new(),
+            tutorial_dialects: Vec::new(),
         }
     }
 }
@@ -307,6 +324,17 @@ impl Room {
     pub fn names(&self) -> impl Iterator<Item = &String> {
         let only = self.rooms.is_empty().then_some(&self.name);
         self.rooms.iter().chain(only)
+    }
+}
+
+impl From<TutorialDialect> for Dialect {
+    fn from(dialect: TutorialDialect) -> Self {
+        match dialect {
+            TutorialDialect::WsRooms => Self::WsRooms,
+            TutorialDialect::WsBroadcast => Self::WsBroadcast,
+            TutorialDialect::SocketioRooms => Self::SocketioRooms,
+            TutorialDialect::SocketioCalls => Self::SocketioCalls,
+        }
     }
 }
 
@@ -623,7 +651,7 @@ mod tests {
                 keys.map(move |k| format!("{t}.{k}")).collect::<Vec<_>>()
             })
             .collect();
-        assert_eq!(keys.len(), 5 + 2 + 9 + 3 + 7 + 3, "{keys:?}");
+        assert_eq!(keys.len(), 5 + 2 + 9 + 4 + 7 + 3, "{keys:?}");
         let turn = table["webrtc"]["turn"].as_table().unwrap();
         assert_eq!(turn.len(), 5, "{turn:?}");
     }

@@ -22,6 +22,7 @@ use crate::control::SourceStatus;
 use crate::engine::{EngineChannels, EngineError, EngineOptions, Pulse};
 use crate::keys::{self, KeyError};
 use crate::rtp::{AudioFrame, VideoFrame};
+use crate::server::pairing::private::Tutorials;
 use crate::server::{Server, ServerError, ServerOptions};
 use crate::signaling::server_url::{BadServerUrl, parse_server_url};
 use crate::signaling::websocket::{Authorities, CaFileError, LinkOptions, run_link};
@@ -190,8 +191,9 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
         listen: config.server.listen,
         viewer_key: viewer_key.clone(),
         device_key: device_key.clone(),
-        allowed_origins: config.server.allowed_origins,
+        allowed_origins: config.server.allowed_origins.clone(),
         ice_servers: IceServers::new(&config.webrtc, clock::unix_time),
+        tutorials: tutorials(&config),
     })
     .await?;
     announce_server(
@@ -282,6 +284,7 @@ impl Room {
             device_key: device_key.clone(),
             allowed_origins: config.server.allowed_origins.clone(),
             ice_servers: IceServers::new(&config.webrtc, clock::unix_time),
+            tutorials: tutorials(config),
         })
         .await?;
         let address = server.local_addr();
@@ -302,6 +305,16 @@ impl Room {
             is_local: address.ip().is_loopback(),
             page: Some(page_url(address, &config.room.name, &viewer_key)),
         })
+    }
+}
+
+/// Returns what pages of tutorials may speak, and in which rooms they find the device.
+fn tutorials(config: &Config) -> Tutorials {
+    let dialects = config.server.tutorial_dialects.iter();
+    Tutorials {
+        dialects: dialects.map(|&dialect| dialect.into()).collect(),
+        rooms: config.room.names().cloned().map(Secret::new).collect(),
+        events: config.room.events.clone(),
     }
 }
 

@@ -11,6 +11,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     (
         "axum::",
         &[
+            "src/server/engineio.rs",
             "src/server/http.rs",
             "src/server/websocket.rs",
             "src/server/whep.rs",
@@ -54,6 +55,7 @@ const PURE: &[&str] = &[
     "src/engine/gather.rs",
     "src/h264/",
     "src/rtp/",
+    "src/server/pairing/",
     "src/server/rooms.rs",
     "src/server/whep/headers.rs",
     "src/server/whep/sdpfrag.rs",

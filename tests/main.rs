@@ -12,7 +12,11 @@ mod guest;
 #[cfg(test)]
 mod layering;
 #[cfg(test)]
+mod pairing;
+#[cfg(test)]
 mod refusals;
+#[cfg(test)]
+mod relaying;
 #[cfg(test)]
 mod rooms;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use roomcam::clock;
 use roomcam::config::{CallEvents, Dialect, Headers, Secret};
+use roomcam::server::pairing::private::Tutorials;
 use roomcam::server::{Server, ServerError, ServerOptions};
 use roomcam::signaling::server_url::parse_server_url;
 use roomcam::signaling::websocket::{Authorities, LinkOptions, run_link};
@@ -97,6 +98,7 @@ fn options(listen: SocketAddr) -> ServerOptions {
             ..IceServer::default()
         }]
         .into(),
+        tutorials: Tutorials::default(),
     }
 }
 

@@ -9,6 +9,7 @@
 //! | `udp.rs`     | sockets: GSO, GRO, interfaces                                   |
 //! | `demux.rs`   | datagram → session                                              |
 //! | `gather.rs`  | our ICE candidates                                              |
+//! | `explain.rs` | why a viewer does not connect                                   |
 //! | `network.rs` | the ways to viewers: the UDP port, or a relay                  |
 //! | `turn.rs`    | the sockets of TURN servers                                     |
 //! | `stun.rs`    | asks STUN servers how they see us                               |
@@ -43,6 +44,7 @@ use crate::viewer::webrtc::{Certificate, Datagram, PeerError};
 use crate::viewer::{Ended, Viewer, ViewerEvent};
 
 pub mod demux;
+mod explain;
 pub mod gather;
 mod network;
 mod report;
@@ -190,6 +192,7 @@ struct Engine {
     keyframes: KeyframeRequests,
     gop: Gop,
     last_report: Option<Report>,
+    told: explain::Told,
     rooms_joined: BTreeSet<RoomIndex>,
     /// The STUN and TURN servers that each room's server handed out last.
     handed: BTreeMap<RoomIndex, Vec<IceServer>>,
@@ -242,6 +245,7 @@ impl Engine {
             keyframes: KeyframeRequests::new(),
             gop: Gop::new(),
             last_report: None,
+            told: explain::Told::default(),
             rooms_joined: BTreeSet::new(),
             handed: BTreeMap::new(),
             waiting: Vec::new(),
@@ -464,6 +468,7 @@ impl Engine {
                     self.say(seat.room, RoomMessage::Connected { viewer });
                 }
             }
+            ViewerEvent::Stuck => self.explain(id, now),
             ViewerEvent::ControlOpen => {
                 let state = protocol::state(&self.report());
                 session_send(&mut self.sessions, id, &state, now);
@@ -481,6 +486,9 @@ impl Engine {
                     self.roster.handle_failed();
                 }
                 let dropped = session.dropped_frames();
+                if matches!(reason, Ended::NeverConnected | Ended::Failed) {
+                    self.explain(id, now);
+                }
                 self.end(id);
                 let viewers = self.roster.connected_viewers();
                 match reason {
@@ -490,11 +498,9 @@ impl Engine {
                     Ended::NeverAnswered => {
                         tracing::debug!(viewer = id.0, "nobody took our offer");
                     }
-                    Ended::NeverConnected | Ended::Failed => tracing::warn!(
-                        viewer = id.0,
-                        "viewer could not connect: no path between the browser and this \
-                         device; if they are in different networks, set webrtc.ice_servers"
-                    ),
+                    Ended::NeverConnected | Ended::Failed => {
+                        tracing::debug!(viewer = id.0, "gave up connecting");
+                    }
                 }
             }
         }

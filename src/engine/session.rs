@@ -3,13 +3,15 @@
 //! A panic in the machine is our bug. It is caught here, ends this viewer and nobody else, and is
 //! logged as what it is.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use super::demux::Via;
 use super::network::Network;
+use crate::turn::relays::Status;
 use crate::viewer::roster::SessionId;
+use crate::viewer::verdict::Verdict;
 use crate::viewer::webrtc::Datagram;
 use crate::viewer::{Ended, Viewer, ViewerEvent};
 
@@ -28,6 +30,7 @@ pub(super) struct Session {
     dirty: bool,
     timeout: Option<Instant>,
     panicked: bool,
+    diagnosed: bool,
     batch: Batch,
 }
 
@@ -48,6 +51,7 @@ impl Session {
             dirty: true,
             timeout: None,
             panicked: false,
+            diagnosed: false,
             batch: Batch::default(),
         }
     }
@@ -116,6 +120,18 @@ impl Session {
 
     pub(super) const fn is_connected(&self) -> bool {
         self.viewer.is_connected()
+    }
+
+    /// Returns why it does not connect; `None` once it was told, or where it is connected.
+    pub(super) fn diagnose(
+        &mut self,
+        relay: &Status,
+        name_of: impl Fn(IpAddr) -> Option<String>,
+    ) -> Option<Verdict> {
+        if self.panicked || std::mem::replace(&mut self.diagnosed, true) {
+            return None;
+        }
+        self.viewer.diagnosis(relay, name_of)
     }
 
     pub(super) const fn dropped_frames(&self) -> u64 {

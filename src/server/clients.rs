@@ -31,6 +31,9 @@ const RESERVED_BYTES: usize = 64 * 1024;
 /// How many reports of clients may wait for the rooms; then the clients wait.
 const MAX_QUEUED_INPUTS: usize = 256;
 
+/// How many texts of a page wait for its world, which may not take them for as long as a guesser waits.
+const MAX_QUEUED_PAGE_INPUTS: usize = 4;
+
 /// Where guests come in.
 #[derive(Clone, Debug)]
 pub struct Entrance {
@@ -70,10 +73,40 @@ pub struct Guest {
     queue: mpsc::Receiver<Queued>,
 }
 
+/// Whoever has one guest alone, instead of the rooms.
+#[derive(Debug)]
+pub struct Host {
+    reports: Reports,
+    guest: Outgoing,
+}
+
 /// Makes an entrance and what [`run_rooms`] reads of it.
 #[must_use]
 pub fn entrance() -> (Entrance, Reports) {
-    let (inputs, queue) = mpsc::channel(MAX_QUEUED_INPUTS);
+    entrance_of(MAX_QUEUED_INPUTS)
+}
+
+/// Makes a guest that has a host of its own instead of the rooms. `inside` becomes true once the host
+/// says so. `None` if the system has no randomness.
+#[must_use]
+pub fn private_guest(inside: Arc<AtomicBool>) -> Option<(Guest, Host)> {
+    let client = ClientId(getrandom::u64().ok()?);
+    let (entrance, reports) = entrance_of(MAX_QUEUED_PAGE_INPUTS);
+    let (outgoing, queue) = Outgoing::new(inside);
+    let guest = Guest {
+        client,
+        entrance,
+        queue,
+    };
+    let host = Host {
+        reports,
+        guest: outgoing,
+    };
+    Some((guest, host))
+}
+
+fn entrance_of(inputs: usize) -> (Entrance, Reports) {
+    let (inputs, queue) = mpsc::channel(inputs);
     let (departures, departed) = mpsc::unbounded_channel();
     let entrance = Entrance { inputs, departures };
     let reports = Reports {
@@ -140,6 +173,68 @@ impl Guest {
     /// Returns the next text for it, or `None` once the rooms have closed it. May be cancelled.
     pub async fn hear(&mut self) -> Option<String> {
         self.queue.recv().await.map(|queued| queued.text)
+    }
+}
+
+/// Says what a guest does, while somebody else hears what it hears.
+#[derive(Clone, Debug)]
+pub struct Voice {
+    client: ClientId,
+    inputs: mpsc::Sender<Input>,
+}
+
+impl Guest {
+    /// Returns its voice. It is of no use once the guest is dropped.
+    #[must_use]
+    pub fn voice(&self) -> Voice {
+        Voice {
+            client: self.client,
+            inputs: self.entrance.inputs.clone(),
+        }
+    }
+
+    /// Returns the next text for it, if one is there already.
+    pub fn hear_now(&mut self) -> Option<String> {
+        let queued = self.queue.try_recv().ok()?;
+        Some(queued.text)
+    }
+}
+
+impl Voice {
+    /// Says a text. Returns whether anybody listens.
+    pub async fn say(&self, text: impl Into<Bytes>) -> bool {
+        let input = Input::Message {
+            client: self.client,
+            bytes: text.into(),
+        };
+        self.inputs.send(input).await.is_ok() // full: awaits
+    }
+}
+
+impl Host {
+    /// Returns what the guest says next; `None` once it has left, or said more than is read. May be
+    /// cancelled.
+    pub async fn hear(&mut self) -> Option<Bytes> {
+        tokio::select! {
+            // What it said before it left counts.
+            biased;
+            input = self.reports.inputs.recv() => match input? {
+                Input::Message { bytes, .. } => Some(bytes),
+                Input::TooLarge { .. } | Input::Opened { .. } => None,
+            },
+            _ = self.reports.departures.recv() => None,
+        }
+    }
+
+    /// Tells the guest a text. Returns whether it fits into what waits for it.
+    #[must_use]
+    pub fn tell(&self, text: String) -> bool {
+        self.guest.send(text) // full: ends the guest
+    }
+
+    /// Notes whether the guest is in a room.
+    pub fn set_inside(&self, inside: bool) {
+        self.guest.inside.store(inside, Ordering::Relaxed);
     }
 }
 

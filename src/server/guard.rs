@@ -8,6 +8,10 @@
 
 use url::{Host, Url};
 
+/// What browsers send for a page that is a file. Also for one that another site has put into a sandbox:
+/// whoever lets in the one lets in the other.
+const NO_ORIGIN: &str = "null";
+
 /// Hosts and origins that are let in.
 #[derive(Clone, Debug)]
 pub struct Guard {
@@ -15,6 +19,8 @@ pub struct Guard {
     loopback: bool,
     /// As browsers write them, e.g. `https://example.org`.
     origins: Vec<String>,
+    /// Lets in pages that are of no site: files.
+    files: bool,
     /// The hosts of those.
     hosts: Vec<String>,
 }
@@ -29,9 +35,14 @@ impl Guard {
         let mut guard = Self {
             loopback,
             origins: Vec::new(),
+            files: false,
             hosts: Vec::new(),
         };
         for origin in origins {
+            if origin == NO_ORIGIN {
+                guard.files = true;
+                continue;
+            }
             let url = Url::parse(origin).map_err(|_| origin.clone())?;
             let bare = matches!(url.path(), "/" | "") && url.query().is_none();
             let web = matches!(url.scheme(), "http" | "https");
@@ -68,6 +79,9 @@ impl Guard {
     /// Returns whether a page of `origin` may open a WebSocket to `host`.
     #[must_use]
     pub fn admits_origin(&self, origin: &str, host: Option<&str>) -> bool {
+        if origin == NO_ORIGIN {
+            return self.files;
+        }
         let Ok(origin) = Url::parse(origin) else {
             return false;
         };
@@ -156,6 +170,13 @@ mod tests {
         assert!(!admits("file://", ""));
         assert!(!admits("", ""));
         assert!(!guard.admits_origin("http://a", None));
+    }
+
+    #[test]
+    fn files_are_let_in_where_that_is_said() {
+        assert!(!guard(true, &["https://example.org"]).admits_origin("null", Some("localhost")));
+        assert!(guard(true, &["null"]).admits_origin("null", Some("localhost")));
+        assert!(!guard(true, &["null"]).admits_host(Some("null")));
     }
 
     #[test]

@@ -2,18 +2,23 @@
 //!
 //! `rooms.rs` decides who is where and what is passed on to whom, `protocol.rs` has the texts,
 //! `guesses.rs`, `guard.rs` and `places.rs` keep strangers out; `clients.rs` has the task that owns the rooms,
-//! and their clients; `http.rs` listens, `websocket.rs` moves the texts. Speaks `docs/signaling.md`;
-//! `whep.rs` speaks it for players that know only WHEP (`docs/whep.md`). No TLS: that is for a proxy in front.
+//! and their clients; `pairing/` and `pages.rs` have what tutorial pages speak, `whep.rs` what players do that
+//! know WHEP alone; `http.rs` and `engineio.rs` listen, `websocket.rs` moves the texts. Speaks
+//! `docs/signaling.md` and `docs/whep.md`. No TLS: that is for a proxy in front.
 
 use std::net::SocketAddr;
 
 use crate::config::Secret;
 use crate::turn::credentials::IceServers;
+use pairing::private::Tutorials;
 
 pub mod clients;
+pub mod engineio;
 pub mod guard;
 pub mod guesses;
 pub mod http;
+pub mod pages;
+pub mod pairing;
 pub mod places;
 pub mod protocol;
 pub mod rooms;
@@ -21,6 +26,9 @@ pub mod websocket;
 pub mod whep;
 
 pub use http::Server;
+
+/// Shortest name of a room that keeps strangers out, in bytes: what nobody guesses at ten a second.
+const MIN_ROOM_NAME_BYTES: usize = 16;
 
 /// What a server is made of.
 #[derive(Clone, Debug)]
@@ -36,6 +44,8 @@ pub struct ServerOptions {
     pub allowed_origins: Vec<String>,
     /// Handed out to whoever joined.
     pub ice_servers: IceServers,
+    /// What pages of tutorials may speak.
+    pub tutorials: Tutorials,
 }
 
 /// Why there is no server.
@@ -55,6 +65,25 @@ pub enum ServerError {
     BadOrigin {
         /// As configured.
         origin: String,
+    },
+    /// Who guesses the name of a room may watch.
+    #[error(
+        "{listen} can be reached from elsewhere, and with server.tutorial_dialects a room's name is all that \
+         one must know to watch: give room.name at least {MIN_ROOM_NAME_BYTES} characters, hard to guess, \
+         or listen on 127.0.0.1"
+    )]
+    ShortRoomName {
+        /// Where it would listen.
+        listen: SocketAddr,
+    },
+    /// Everybody may watch.
+    #[error(
+        "{listen} can be reached from elsewhere, and \"ws-broadcast\" asks nothing of who wants to watch: \
+         take it out of server.tutorial_dialects, or listen on 127.0.0.1"
+    )]
+    OpenBroadcast {
+        /// Where it would listen.
+        listen: SocketAddr,
     },
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {remedy}")]

@@ -25,17 +25,26 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The same while the server shuts down.
 const SHUTDOWN_CLOSE_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Moves one client's texts until either side closes.
+/// Moves the texts of a client of the rooms until either side closes.
 pub async fn serve_client(
-    mut socket: WebSocket,
+    socket: WebSocket,
     address: IpAddr,
     entrance: Entrance,
+    ticket: Ticket,
+    shutdown: watch::Receiver<bool>,
+) {
+    if let Some(guest) = entrance.enter(address, ticket.inside()).await {
+        serve_guest(socket, guest, ticket, shutdown).await;
+    }
+}
+
+/// Moves a guest's texts until either side closes.
+pub async fn serve_guest(
+    mut socket: WebSocket,
+    mut guest: Guest,
     mut ticket: Ticket,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let Some(mut guest) = entrance.enter(address, ticket.inside()).await else {
-        return;
-    };
     let farewell = tokio::select! {
         farewell = pump(&mut socket, &mut guest) => farewell,
         () = ticket.is_withdrawn() => {

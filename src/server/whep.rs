@@ -5,7 +5,6 @@
 //! HTTP connections of its player, and ends with its media. Not offered: a counter-offer of ours where an
 //! offer cannot be answered.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use tokio::time::timeout;
 
 use super::clients::{Entrance, Guest};
 use super::guard::Guard;
-use super::http::{Caller, host};
+use super::http::{Carrier, host};
 use crate::clock;
 use crate::config::is_room_name;
 use crate::signaling::IceServer;
@@ -103,7 +102,7 @@ impl Whep {
     async fn create(
         &self,
         room: String,
-        address: IpAddr,
+        carrier: &Carrier,
         request: Request,
     ) -> Result<Response, Failure> {
         if !is_room_name(&room) {
@@ -116,8 +115,11 @@ impl Whep {
         let text = offer_text(sdp.clone())?;
 
         let full = || Problem::Full("no more sessions are served at this time".to_owned());
-        let place = Sessions::open(&self.sessions, &room, address).ok_or_else(full)?;
-        let enter = self.entrance.enter(address, Arc::default());
+        let place = Sessions::open(&self.sessions, &room, carrier.address).ok_or_else(full)?;
+        // Who knows the key keeps the connection until it is answered.
+        let inside = Arc::default();
+        carrier.carries.set(Arc::clone(&inside));
+        let enter = self.entrance.enter(carrier.address, inside);
         let mut guest = enter.await.ok_or_else(closing)?;
         let joining = join(&mut guest, &room, key);
         let joined = timeout(JOIN_TIMEOUT, joining).await;
@@ -252,13 +254,13 @@ impl Whep {
 /// `/whep/ROOM`
 async fn endpoint(
     State(whep): State<Whep>,
-    Extension(Caller(address)): Extension<Caller>,
+    Extension(carrier): Extension<Carrier>,
     Path(room): Path<String>,
     request: Request,
 ) -> Response {
     let allow = "GET, HEAD, POST, OPTIONS";
     let handle = async |method: Method, request| match method {
-        Method::POST => whep.create(room, address, request).await.map(Some),
+        Method::POST => whep.create(room, &carrier, request).await.map(Some),
         // Nothing to see, but a player may ask whether this is WHEP.
         Method::GET | Method::HEAD => Ok(Some([(header::CONTENT_TYPE, SDP)].into_response())),
         _ => Ok(None),

@@ -2,9 +2,9 @@
 //
 //   NODE_PATH=$(./install) node server.js KIND [--port PORT] [OPTION…]
 //
-// Prints `listening PORT` and runs until it is killed or its standard input ends. The real
-// libraries do the work; what is here is the little that a tutorial adds to them, and no more: a
-// message that such a server would not survive ends this one, too.
+// Prints `listening PORT`, and `entered` for everyone who enters a room. Runs until it is killed or
+// its standard input ends. The real libraries do the work; what is here is the little that a tutorial
+// adds to them, and no more: a message that such a server would not survive ends this one, too.
 'use strict';
 
 const fs = require('node:fs');
@@ -52,7 +52,7 @@ const server = http.createServer((request, response) => {
     response.end(content);
   });
 });
-attach(server, options);
+attach(server, options, () => console.log('entered'));
 server.listen(Number(options.port), '127.0.0.1', () => {
   console.log(`listening ${server.address().port}`);
 });
