@@ -2,7 +2,7 @@
 
 Prints one JSON object a line: `created` with what the server answered, then four times a second what was
 decoded so far. The end of its standard input is what a person's closing of it would be: DELETE, and
-`deleted` with the status. Without the key's DELETE (`--silent`) it just vanishes.
+`deleted` with the status.
 """
 
 import array
@@ -15,6 +15,7 @@ import urllib.parse
 import urllib.request
 
 from aiortc import RTCPeerConnection, RTCSessionDescription
+from aiortc.mediastreams import MediaStreamError
 
 
 class Seen:
@@ -25,24 +26,28 @@ class Seen:
         self.pictures = self.changes = 0
         self.sounds = 0
         self.loudness = 0.0
+        self.luma = 0
         self.state = "new"
 
-    async def watch(self, track):
-        before = None
-        while True:
-            picture = await track.recv()
-            self.width, self.height = picture.width, picture.height
-            self.pictures += 1
-            luma = hash(bytes(picture.planes[0]))
-            self.changes += luma != before
-            before = luma
+    async def take(self, track):
+        take = self.see if track.kind == "video" else self.hear
+        try:
+            while True:
+                take(await track.recv())
+        except MediaStreamError:
+            pass  # It is over.
 
-    async def listen(self, track):
-        while True:
-            sound = await track.recv()
-            self.sounds += 1
-            samples = array.array("h", bytes(sound.planes[0]))
-            self.loudness = math.sqrt(sum(s * s for s in samples) / len(samples)) / 32768
+    def see(self, picture):
+        self.width, self.height = picture.width, picture.height
+        luma = hash(bytes(picture.planes[0]))
+        self.pictures += 1
+        self.changes += luma != self.luma
+        self.luma = luma
+
+    def hear(self, sound):
+        samples = array.array("h", bytes(sound.planes[0]))
+        self.sounds += 1
+        self.loudness = math.sqrt(sum(s * s for s in samples) / len(samples)) / 32768
 
 
 def http(method, url, key, kind=None, body=None):
@@ -75,8 +80,7 @@ async def main(url, key):
 
     @connection.on("track")
     def on_track(track):
-        take = seen.watch if track.kind == "video" else seen.listen
-        tasks.add(asyncio.ensure_future(take(track)))
+        tasks.add(asyncio.ensure_future(seen.take(track)))
 
     @connection.on("connectionstatechange")
     def on_state():
