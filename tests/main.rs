@@ -27,3 +27,5 @@ mod support;
 mod viewing;
 #[cfg(test)]
 mod watching;
+#[cfg(test)]
+mod whep;
