@@ -22,6 +22,8 @@ mod socketio;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod transcripts;
+#[cfg(test)]
 mod viewing;
 #[cfg(test)]
 mod watching;
