@@ -16,6 +16,8 @@ mod pairing;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod relaying;
+#[cfg(test)]
 mod rooms;
 #[cfg(test)]
 mod socketio;

@@ -2,35 +2,42 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use super::Engine;
 use crate::interfaces;
-use crate::signaling::{RoomMessage, Seat};
+use crate::signaling::RoomMessage;
 use crate::viewer::roster::SessionId;
 
-/// How many viewers are remembered with what the log was told of them.
+/// How many sentences are remembered.
 const MAX_TOLD: usize = 64;
 
-/// What the log was told of viewers that keep trying: once is enough.
+/// How long the log is not told the same again: a page that keeps trying is a new viewer every 10 s.
+const TOLD_FOR: Duration = Duration::from_secs(3_600);
+
+/// What the log was told, and when.
 #[derive(Debug, Default)]
-pub(super) struct Told(VecDeque<(Seat, String)>);
+pub(super) struct Told(VecDeque<(String, Instant)>);
 
 impl Told {
     /// Returns whether it is new, and remembers it.
-    fn is_news(&mut self, seat: &Seat, sentence: &str) -> bool {
-        let known = self.0.iter().position(|(told, _)| told == seat);
-        let before = known.and_then(|at| self.0.remove(at));
+    fn is_news(&mut self, sentence: &str, now: Instant) -> bool {
+        let is_old = |since: Instant| now.saturating_duration_since(since) >= TOLD_FOR;
+        self.0.retain(|(_, since)| !is_old(*since));
+        if self.0.iter().any(|(told, _)| told == sentence) {
+            return false;
+        }
         if self.0.len() >= MAX_TOLD {
             self.0.pop_front();
         }
-        self.0.push_back((seat.clone(), sentence.to_owned()));
-        before.is_none_or(|(_, before)| before != sentence)
+        self.0.push_back((sentence.to_owned(), now));
+        true
     }
 }
 
 impl Engine {
     /// Says why a session is not connected, unless that was said.
-    pub(super) fn explain(&mut self, id: SessionId) {
+    pub(super) fn explain(&mut self, id: SessionId, now: Instant) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
@@ -50,7 +57,7 @@ impl Engine {
         let (why, pairs) = (&verdict.sentence, verdict.pairs);
         let (ours, theirs) = (&verdict.ours, &verdict.theirs);
         let (asked, answered) = (verdict.asked, verdict.answered);
-        if self.told.is_news(&seat, why) {
+        if self.told.is_news(why, now) {
             let viewer = id.0;
             tracing::warn!(
                 viewer,
@@ -77,21 +84,17 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signaling::{RoomIndex, ViewerId};
 
     #[test]
     fn a_viewer_that_tries_all_night_fills_no_log() {
-        let seat = |name: &str| Seat {
-            room: RoomIndex(0),
-            viewer: ViewerId(name.to_owned()),
-        };
+        let t0 = crate::clock::now();
         let mut told = Told::default();
-        assert!(told.is_news(&seat("a"), "blocked"));
-        assert!(!told.is_news(&seat("a"), "blocked"));
-        assert!(told.is_news(&seat("b"), "blocked"));
-        assert!(told.is_news(&seat("a"), "refused"));
+        assert!(told.is_news("blocked", t0));
+        assert!(!told.is_news("blocked", t0 + TOLD_FOR / 2));
+        assert!(told.is_news("refused", t0));
+        assert!(told.is_news("blocked", t0 + TOLD_FOR));
         for n in 0..1_000 {
-            told.is_news(&seat(&n.to_string()), "blocked");
+            assert!(told.is_news(&n.to_string(), t0));
         }
         assert_eq!(told.0.len(), MAX_TOLD);
     }

@@ -468,7 +468,7 @@ impl Engine {
                     self.say(seat.room, RoomMessage::Connected { viewer });
                 }
             }
-            ViewerEvent::Stuck => self.explain(id),
+            ViewerEvent::Stuck => self.explain(id, now),
             ViewerEvent::ControlOpen => {
                 let state = protocol::state(&self.report());
                 session_send(&mut self.sessions, id, &state, now);
@@ -487,7 +487,7 @@ impl Engine {
                 }
                 let dropped = session.dropped_frames();
                 if matches!(reason, Ended::NeverConnected | Ended::Failed) {
-                    self.explain(id);
+                    self.explain(id, now);
                 }
                 self.end(id);
                 let viewers = self.roster.connected_viewers();

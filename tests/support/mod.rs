@@ -4,6 +4,7 @@ pub(crate) mod chromium;
 pub(crate) mod demo;
 pub(crate) mod device;
 pub(crate) mod guest;
+pub(crate) mod islands;
 pub(crate) mod peers;
 pub(crate) mod room;
 pub(crate) mod simulation;

@@ -188,6 +188,8 @@ pub(crate) struct Report {
     pub(crate) errors: Vec<String>,
     /// The state of every peer connection that it ever made.
     pub(crate) connections: Vec<String>,
+    /// The state of their transports: a goodbye is seen there at once, above after seconds.
+    pub(crate) transports: Vec<String>,
     /// Pictures shown since it joined, or since [`Page::picture_stops`].
     pub(crate) frames: u64,
     /// From the first of them until now.

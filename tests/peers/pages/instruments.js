@@ -22,6 +22,9 @@ const seen = {
     const report = {
       errors: seen.errors,
       connections: seen.connections.map((connection) => connection.connectionState),
+      transports: seen.connections.map(
+        (connection) => connection.getReceivers()[0]?.transport?.state ?? 'new',
+      ),
       frames: seen.frames,
       firstPictureAgoMs: seen.firstPictureAt && performance.now() - seen.firstPictureAt,
       audioPackets: 0,
