@@ -12,6 +12,8 @@ mod guest;
 #[cfg(test)]
 mod layering;
 #[cfg(test)]
+mod misbehaving;
+#[cfg(test)]
 mod pairing;
 #[cfg(test)]
 mod refusals;
