@@ -13,6 +13,7 @@ use roomcam::server::{Server, ServerOptions};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::support::demo::Demo;
 use crate::support::device::Device;
 use crate::support::peers::{Browser, Page, RoomServer};
 
@@ -244,4 +245,22 @@ async fn a_page_with_a_wrong_room_is_alone_and_sees_the_device_once_it_knows_the
     page.sees_and_hears().await;
     browser.close().await;
     stage.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs the room servers of others: scripts/test"]
+async fn the_daemon_lets_pages_watch_that_its_configuration_lists() {
+    let pages = RoomServer::start(&["socketio-rooms"]).await;
+    let config = format!(
+        "[server]\nallowed_origins = [\"{}\"]\ntutorial_dialects = [\"socketio-rooms\"]\n",
+        pages.url()
+    );
+    let demo = Demo::configured(&[], &config);
+    let server = demo.url().split('/').nth(2).unwrap();
+    let browser = Browser::start().await;
+    let page = pages.page(&format!("socketio-rooms.html?server={server}"));
+    let page = browser.open(&page).await;
+    assert_eq!(page.join("cam").await, "joined");
+    page.sees_and_hears().await;
+    browser.close().await;
 }
