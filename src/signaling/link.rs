@@ -44,6 +44,12 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// throws us out again must not be asked three times a second.
 const STABLE: Duration = Duration::from_secs(5);
 
+/// How many reasons for being out of the room are told, until we are in it again.
+const MAX_TOLD: usize = 8;
+
+/// How long something that the server found wrong may be why it closes.
+const COMPLAINT_COUNTS: Duration = Duration::from_secs(5);
+
 /// How much of a server's error is passed on, in characters.
 const MAX_REASON_CHARS: usize = 200;
 
@@ -90,10 +96,10 @@ pub struct Link {
     state: State,
     backoff: Backoff,
     random: u64,
-    /// What people were told last, until that is over.
-    told: Option<Report>,
-    /// What the server found wrong last: it may be why it closes.
-    complaint: Option<String>,
+    /// What people were told since we were last in the room.
+    told: Vec<Report>,
+    /// What the server found wrong last, and when: it may be why it closes.
+    complaint: Option<(String, Instant)>,
     outputs: VecDeque<Output>,
 }
 
@@ -129,7 +135,7 @@ impl Link {
             },
             backoff: Backoff::new(FIRST_RETRY, MAX_RETRY),
             random: seed,
-            told: None,
+            told: Vec::new(),
             complaint: None,
             outputs: VecDeque::from([Output::Connect]),
         }
@@ -151,11 +157,13 @@ impl Link {
         if matches!(self.state, State::Waiting { .. } | State::Left) {
             return;
         }
-        let reason = match self.complaint.take() {
-            Some(complaint) => complaint,
+        let complaint = self.complaint.take();
+        let recent = complaint.filter(|(_, at)| now.duration_since(*at) <= COMPLAINT_COUNTS);
+        let reason = match recent {
+            Some((complaint, _)) => complaint,
             None => shortened(reason),
         };
-        self.retry(Report::Lost { reason }, MAX_RETRY, now);
+        self.retry(Some(Report::Lost { reason }), MAX_RETRY, now);
     }
 
     /// Takes note that anything arrived, be it a pong.
@@ -188,6 +196,13 @@ impl Link {
         if matches!(self.state, State::Joined { .. }) {
             self.adapter.handle_message(message, now);
             self.drain_adapter(now);
+        } else if matches!(
+            message,
+            RoomMessage::Connected { .. } | RoomMessage::Ended { .. }
+        ) {
+            // Whose media runs matters once we are back; nothing can be said of it now.
+            self.adapter.handle_message(message, now);
+            while self.adapter.poll_output().is_some() {}
         }
     }
 
@@ -221,7 +236,7 @@ impl Link {
             } => {
                 if announce_at.is_some_and(|at| at <= now) {
                     *announce_at = None;
-                    self.told = None;
+                    self.told.clear();
                     self.outputs.push_back(Output::Report(Report::Joined));
                 }
                 match keepalive.handle_timeout(now) {
@@ -289,7 +304,7 @@ impl Link {
                         announce_at: (!is_confirmed).then_some(now + SILENT_CONSENT),
                     };
                     if is_confirmed {
-                        self.told = None;
+                        self.told.clear();
                         self.outputs.push_back(Output::Report(Report::Joined));
                     }
                     self.event(RoomEvent::Joined { ice_servers });
@@ -304,18 +319,23 @@ impl Link {
                     };
                     let (code, message) = (shortened(&code), shortened(&message));
                     self.outputs.push_back(Output::Close);
-                    self.retry(Report::Refused { code, message }, max, now);
+                    self.retry(Some(Report::Refused { code, message }), max, now);
                     return;
                 }
                 dialect::Output::Complaint(complaint) => {
-                    self.complaint = Some(shortened(&complaint));
+                    self.complaint = Some((shortened(&complaint), now));
                 }
                 dialect::Output::Event(event) => self.event(event),
                 dialect::Output::Rejoin => {
                     // No loss that a person would care about.
-                    self.told.get_or_insert(Report::Joined);
                     self.outputs.push_back(Output::Close);
-                    self.retry(Report::Joined, MAX_RETRY, now);
+                    self.retry(None, MAX_RETRY, now);
+                    return;
+                }
+                dialect::Output::Lost { reason } => {
+                    self.outputs.push_back(Output::Close);
+                    let reason = shortened(&reason);
+                    self.retry(Some(Report::Lost { reason }), MAX_RETRY, now);
                     return;
                 }
             }
@@ -328,7 +348,7 @@ impl Link {
     }
 
     /// Tries again, after at most `max`.
-    fn retry(&mut self, report: Report, max: Duration, now: Instant) {
+    fn retry(&mut self, report: Option<Report>, max: Duration, now: Instant) {
         self.complaint = None;
         self.adapter.handle_closed();
         // What it still wanted to say is of the past.
@@ -339,8 +359,12 @@ impl Link {
             }
             self.event(RoomEvent::Disconnected);
         }
-        if !self.told.as_ref().is_some_and(|told| told.is_like(&report)) {
-            self.told = Some(report.clone());
+        // Somebody who mends one cause wants to hear of the next; but causes that take turns are said once.
+        if let Some(report) = report
+            && self.told.len() < MAX_TOLD
+            && !self.told.iter().any(|told| told.is_like(&report))
+        {
+            self.told.push(report.clone());
             self.outputs.push_back(Output::Report(report));
         }
         let random = self.next_random();
@@ -369,7 +393,6 @@ impl Report {
     /// Returns whether `other` is no news after this one.
     fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
-            // Somebody who mends one cause wants to hear of the next.
             (Self::Lost { reason: a }, Self::Lost { reason: b })
             | (Self::Refused { code: a, .. }, Self::Refused { code: b, .. }) => a == b,
             (Self::Joined, Self::Joined) => true,
