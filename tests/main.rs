@@ -31,3 +31,5 @@ mod transcripts;
 mod viewing;
 #[cfg(test)]
 mod watching;
+#[cfg(test)]
+mod whep;

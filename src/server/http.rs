@@ -1,5 +1,5 @@
-//! HTTP/1.1 of the room server: the page and its parts, `/healthz`, the WebSocket at `/ws`, and what
-//! tutorial pages speak.
+//! HTTP/1.1 of the room server: the page and its parts, `/healthz`, the WebSocket at `/ws`, WHEP below
+//! `/whep/`, and what tutorial pages speak.
 //!
 //! Pages are in the binary, so they work offline and always fit it.
 
@@ -39,6 +39,7 @@ use super::pairing::private::{Endpoint, Tutorials};
 use super::places::{Carried, Places, Ticket};
 use super::rooms::Rooms;
 use super::websocket::{serve_client, serve_guest, stopped};
+use super::whep::{Whep, run_sessions, whep};
 use super::{MIN_ROOM_NAME_BYTES, ServerError, ServerOptions};
 use crate::config::{Dialect, Secret};
 use crate::signaling::MAX_MESSAGE_BYTES;
@@ -162,9 +163,16 @@ impl Server {
         let pages = Pages::new(Arc::new(self.tutorials), entrance.clone(), self.viewer_key);
         let (session_tasks, mut new_sessions) = mpsc::channel(MAX_NEW_SESSIONS);
         let sessions = Sessions::new(pages.clone(), session_tasks);
-        let router = router(Arc::clone(&self.guard), pages.clone(), sessions.clone());
+        let (whep, begun) = whep(Arc::clone(&self.guard), entrance.clone());
+        let router = router(
+            Arc::clone(&self.guard),
+            pages.clone(),
+            sessions.clone(),
+            whep,
+        );
         let mut pollers = JoinSet::new();
         let mut rooms = JoinSet::new();
+        rooms.spawn(run_sessions(begun));
         rooms.spawn(run_rooms(self.rooms, reports));
         let mut places = Places::default();
         let mut connections = JoinSet::new();
@@ -275,9 +283,9 @@ where
 
 /// What a request's handler knows of its connection.
 #[derive(Clone)]
-struct Carrier {
-    address: IpAddr,
-    carries: Carried,
+pub(super) struct Carrier {
+    pub(super) address: IpAddr,
+    pub(super) carries: Carried,
     /// Where to leave the WebSocket that the connection became.
     upgraded: mpsc::Sender<(WebSocket, Destination)>,
 }
@@ -361,7 +369,7 @@ impl Connection {
     }
 }
 
-fn router(guard: Arc<Guard>, pages: Pages, sessions: Sessions) -> Router {
+fn router(guard: Arc<Guard>, pages: Pages, sessions: Sessions, whep: Whep) -> Router {
     let mut router = Router::new();
     for (path, kind, content) in PAGES {
         let page = move || async move { ([(header::CONTENT_TYPE, kind)], content) };
@@ -376,6 +384,7 @@ fn router(guard: Arc<Guard>, pages: Pages, sessions: Sessions) -> Router {
         .route("/socket.io/", any(socketio))
         .route("/healthz", get(|| async { "ok" }))
         .route("/ws", get(upgrade))
+        .merge(whep.routes())
         .layer(Extension(pages))
         .layer(Extension(sessions))
         .layer(middleware::from_fn_with_state(Arc::clone(&guard), protect))
@@ -425,7 +434,8 @@ fn content_security_policy(host: Option<&str>) -> String {
     )
 }
 
-fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a str> {
+/// Returns by which name a request asks for us.
+pub(super) fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a str> {
     match headers.get(header::HOST) {
         Some(host) => host.to_str().ok(),
         None => uri.authority().map(|a| a.as_str()),

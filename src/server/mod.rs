@@ -2,7 +2,9 @@
 //!
 //! `rooms.rs` decides who is where and what is passed on to whom, `protocol.rs` has the texts,
 //! `guesses.rs`, `guard.rs` and `places.rs` keep strangers out; `clients.rs` has the task that owns the rooms,
-//! and their clients; `pairing/` and `pages.rs` have what tutorial pages speak; `http.rs` and `engineio.rs` listen, `websocket.rs` moves the texts. Speaks `docs/signaling.md`. No TLS: that is for a proxy in front.
+//! and their clients; `pairing/` and `pages.rs` have what tutorial pages speak, `whep.rs` what players do that
+//! know WHEP alone; `http.rs` and `engineio.rs` listen, `websocket.rs` moves the texts. Speaks
+//! `docs/signaling.md` and `docs/whep.md`. No TLS: that is for a proxy in front.
 
 use std::net::SocketAddr;
 
@@ -21,6 +23,7 @@ pub mod places;
 pub mod protocol;
 pub mod rooms;
 pub mod websocket;
+pub mod whep;
 
 pub use http::Server;
 

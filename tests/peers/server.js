@@ -12,12 +12,15 @@ const http = require('node:http');
 const path = require('node:path');
 const { parseArgs } = require('node:util');
 
+const players = require('./kinds/players');
+
 const KINDS = {
   'ws-rooms': require('./kinds/ws-rooms'),
   'ws-broadcast': require('./kinds/ws-broadcast'),
   'socketio-rooms': require('./kinds/socketio-rooms'),
   'socketio-calls': require('./kinds/socketio-calls'),
   ayame: require('./kinds/ayame'),
+  players,
 };
 
 const { values: options, positionals } = parseArgs({
@@ -42,6 +45,8 @@ const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.mjs': 'text/ja
 
 const server = http.createServer((request, response) => {
   const name = path.basename(new URL(request.url, 'http://localhost').pathname);
+  const script = players.script(name);
+  if (script) return response.writeHead(200, { 'Content-Type': TYPES['.js'] }).end(script);
   const file =
     name === 'ayame.mjs'
       ? require.resolve('@open-ayame/ayame-web-sdk')

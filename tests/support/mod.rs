@@ -1,9 +1,11 @@
 //! What the tests stand on: the program, a real browser, an emulated machine, a simulated viewer.
 
+pub(crate) mod aiortc;
 pub(crate) mod chromium;
 pub(crate) mod demo;
 pub(crate) mod device;
 pub(crate) mod guest;
+pub(crate) mod http;
 pub(crate) mod islands;
 pub(crate) mod log;
 pub(crate) mod peers;
