@@ -84,6 +84,12 @@ async fn two_pages_see_the_device(pages: &[&str], page: &str, dialects: &[Dialec
     second.join(ROOM).await;
     first.sees_and_hears().await;
     second.sees_and_hears().await;
+    if page.starts_with("socketio") {
+        let polls = page.contains("polling");
+        let transport = if polls { "polling" } else { "websocket" };
+        let used = first.run("return socket.io.engine.transport.name").await;
+        assert_eq!(used, transport);
+    }
 
     let stays = if pages.contains(&"socketio-calls") {
         first.close().await;
