@@ -84,6 +84,12 @@ async fn two_pages_see_the_device(pages: &[&str], page: &str, dialects: &[Dialec
     second.join(ROOM).await;
     first.sees_and_hears().await;
     second.sees_and_hears().await;
+    if page.starts_with("socketio") {
+        let polls = page.contains("polling");
+        let transport = if polls { "polling" } else { "websocket" };
+        let used = first.run("return socket.io.engine.transport.name").await;
+        assert_eq!(used, transport);
+    }
 
     let stays = if pages.contains(&"socketio-calls") {
         first.close().await;
@@ -152,22 +158,17 @@ async fn pages_of_socketio_calls_are_called_by_the_device() {
     }
 }
 
-/// What a page of `socketio-calls` remembers of whom it talked to; others have nothing.
-const FAREWELL: &str = "window.gone = typeof other === 'undefined' ? undefined : other";
-
 /// The device is killed and started again: the page, which has stayed, sees it again.
-async fn a_restarted_device_is_seen_again(pages: &[&str], page: &str, presses: &str) {
+async fn a_restarted_device_is_seen_again(pages: &[&str], page: &str) {
     let mut stage = Stage::start(pages, &[PLAIN, SOCKETIO].concat()).await;
     let browser = Browser::start().await;
     stage.device.has_logged("joined the room").await;
     let page = stage.open(&browser, page).await;
     page.join(ROOM).await;
     page.sees_and_hears().await;
-    page.run(FAREWELL).await;
     stage.device.kill();
     page.picture_stops().await;
     stage.device.start_again();
-    page.run(presses).await;
     page.sees_and_hears().await;
     browser.close().await;
     stage.stop().await;
@@ -176,29 +177,43 @@ async fn a_restarted_device_is_seen_again(pages: &[&str], page: &str, presses: &
 #[tokio::test]
 #[ignore = "needs the room servers of others: scripts/test"]
 async fn pages_of_ws_rooms_see_a_restarted_device() {
-    a_restarted_device_is_seen_again(&["ws-rooms"], "ws-rooms.html", "").await;
+    a_restarted_device_is_seen_again(&["ws-rooms"], "ws-rooms.html").await;
     let offers = "ws-rooms.html?offers=yes";
-    a_restarted_device_is_seen_again(&["ws-rooms"], offers, "").await;
+    a_restarted_device_is_seen_again(&["ws-rooms"], offers).await;
 }
 
 #[tokio::test]
 #[ignore = "needs the room servers of others: scripts/test"]
 async fn pages_of_ws_broadcast_see_a_restarted_device() {
-    a_restarted_device_is_seen_again(&["ws-broadcast"], "ws-broadcast.html", "").await;
+    a_restarted_device_is_seen_again(&["ws-broadcast"], "ws-broadcast.html").await;
 }
 
 #[tokio::test]
 #[ignore = "needs the room servers of others: scripts/test"]
 async fn pages_of_socketio_rooms_see_a_restarted_device() {
-    a_restarted_device_is_seen_again(&["socketio-rooms"], "socketio-rooms.html", "").await;
+    a_restarted_device_is_seen_again(&["socketio-rooms"], "socketio-rooms.html").await;
 }
 
 #[tokio::test]
 #[ignore = "needs the room servers of others: scripts/test"]
-async fn pages_of_socketio_calls_call_a_restarted_device() {
-    let calls = "while (other === window.gone) await new Promise((then) => setTimeout(then, 20)); \
-                 await call()";
-    a_restarted_device_is_seen_again(&["socketio-calls"], "socketio-calls.html", calls).await;
+async fn pages_of_socketio_calls_hear_of_a_restarted_device_and_are_called_once_loaded_again() {
+    let mut stage = Stage::start(&["socketio-calls"], &SOCKETIO).await;
+    let browser = Browser::start().await;
+    stage.device.has_logged("joined the room").await;
+    let page = stage.open(&browser, "socketio-calls.html").await;
+    page.join(ROOM).await;
+    page.sees_and_hears().await;
+    page.run("window.gone = other").await;
+    stage.device.kill();
+    stage.device.start_again();
+    page.run("while (other === gone) await new Promise((then) => setTimeout(then, 20))")
+        .await;
+    page.close().await;
+    let page = stage.open(&browser, "socketio-calls.html").await;
+    page.join(ROOM).await;
+    page.sees_and_hears().await;
+    browser.close().await;
+    stage.stop().await;
 }
 
 #[tokio::test]

@@ -231,10 +231,13 @@ impl Pairing {
         matches!(self.stage, Stage::Idle)
     }
 
-    /// Returns whether the page knew a room.
+    /// Returns whether the page is no stranger: it knew a room; on a bus, which asks nothing, it sees the
+    /// device.
     #[must_use]
-    pub const fn is_inside(&self) -> bool {
-        self.partner.is_some()
+    pub fn is_inside(&self) -> bool {
+        let asks_nothing = self.dialect == Some(Dialect::WsBroadcast);
+        let partner = self.partner.as_ref();
+        partner.is_some_and(|p| p.is_connected || !asks_nothing)
     }
 
     /// Takes a text for our viewer.

@@ -270,6 +270,9 @@ fn a_page_of_ws_broadcast_offers_and_is_offered_by_a_device_that_comes_later() {
         world.room(r#"{"type":"device-joined","instance":"d2"}"#),
         [CALL]
     );
+    assert!(!world.pairing.is_inside(), "anybody could say that");
+    world.room(r#"{"type":"connected","from":"device"}"#);
+    assert!(world.pairing.is_inside());
 
     let mut world = World::new(&[Dialect::WsBroadcast], Endpoint::WebSocket);
     assert_eq!(world.drain(), ["enter ROOM"], "the page need not speak");
