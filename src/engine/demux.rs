@@ -3,13 +3,16 @@
 //! A STUN request names its session in USERNAME (RFC 8445 §7.2.2: our fragment, a colon, theirs);
 //! everything else comes from an address that a request came from, or that we sent one to. Pure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
 use crate::viewer::roster::SessionId;
 
 /// Most addresses one session may be reached at: interfaces × address families, twice over.
 const MAX_ADDRESSES: usize = 64;
+
+/// How many of our own ICE names a session goes by.
+const MAX_UFRAGS: usize = 2;
 
 /// Which way a datagram goes. The same address may be two viewers': one next to us, one next to the
 /// relay.
@@ -25,6 +28,7 @@ pub enum Via {
 #[derive(Debug, Default)]
 pub struct Demux {
     by_ufrag: HashMap<String, SessionId>,
+    ufrags: HashMap<SessionId, VecDeque<String>>,
     by_address: HashMap<(Via, SocketAddr), SessionId>,
 }
 
@@ -36,7 +40,20 @@ impl Demux {
     }
 
     /// Adds a user name fragment of ours.
+    ///
+    /// The newest and the one before it count: a check that is on its way during an ICE restart still
+    /// arrives.
     pub fn add_ufrag(&mut self, ufrag: &str, session: SessionId) {
+        if self.by_ufrag.contains_key(ufrag) {
+            return;
+        }
+        let own = self.ufrags.entry(session).or_default();
+        own.push_back(ufrag.to_owned());
+        if own.len() > MAX_UFRAGS
+            && let Some(oldest) = own.pop_front()
+        {
+            self.by_ufrag.remove(&oldest);
+        }
         self.by_ufrag.insert(ufrag.to_owned(), session);
     }
 
@@ -62,7 +79,9 @@ impl Demux {
 
     /// Forgets a session.
     pub fn remove(&mut self, session: SessionId) {
-        self.by_ufrag.retain(|_, s| *s != session);
+        for ufrag in self.ufrags.remove(&session).unwrap_or_default() {
+            self.by_ufrag.remove(&ufrag);
+        }
         self.by_address.retain(|_, s| *s != session);
     }
 

@@ -21,7 +21,7 @@ pub(super) struct Told(VecDeque<(String, Instant)>);
 
 impl Told {
     /// Returns whether it is new, and remembers it.
-    fn is_news(&mut self, sentence: &str, now: Instant) -> bool {
+    pub(super) fn is_news(&mut self, sentence: &str, now: Instant) -> bool {
         let is_old = |since: Instant| now.saturating_duration_since(since) >= TOLD_FOR;
         self.0.retain(|(_, since)| !is_old(*since));
         if self.0.iter().any(|(told, _)| told == sentence) {

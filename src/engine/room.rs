@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use super::network::Network;
 use super::session::Session;
 use super::{Engine, gather, random_u32};
+use crate::clock;
 use crate::signaling::{
     CandidateInit, IceServer, RoomEvent, RoomIndex, RoomMessage, Seat, ViewerId,
 };
 use crate::viewer::roster::{Admitted, Answered, SessionId};
-use crate::viewer::webrtc::{PeerError, PeerOptions};
+use crate::viewer::webrtc::{Certificate, PeerError, PeerOptions};
 use crate::viewer::{Viewer, offer};
 
 /// How long a description waits for candidates that others have yet to tell us. There are viewers that
@@ -268,12 +269,20 @@ impl Engine {
     }
 
     fn new_viewer(&self, one_stream: bool, now: Instant) -> Result<Viewer, PeerError> {
+        // Our own page makes a new peer connection each time. Others may keep theirs, and take what comes with
+        // a certificate they know for the association they have (RFC 8842 §5.5): it would never be up.
+        let certificate = if one_stream {
+            Certificate::generate()?
+        } else {
+            self.certificate.clone()
+        };
         let options = PeerOptions {
-            certificate: self.certificate.clone(),
+            certificate,
             latency: self.options.webrtc.latency,
             one_stream,
             first_ssrc: random_u32(),
-            gcm_only: !self.roster.has_failed(),
+            // Our own page tries a second time, with any cryptography.
+            gcm_only: !one_stream && !self.roster.has_failed(),
         };
         Viewer::new(&options, random_u32(), now)
     }
@@ -340,14 +349,19 @@ impl Engine {
         }
     }
 
-    fn refuse_full(&self, seat: &Seat) {
+    fn refuse_full(&mut self, seat: &Seat) {
         let max = self.options.webrtc.max_viewers;
         let message = format!("{max} viewers are watching already, which is the limit");
         self.refuse(seat, "room-full", message);
     }
 
-    fn refuse(&self, seat: &Seat, code: &'static str, message: String) {
-        tracing::info!(viewer = seat.viewer.0, code, message, "viewer refused");
+    fn refuse(&mut self, seat: &Seat, code: &'static str, message: String) {
+        let viewer = &seat.viewer.0;
+        if self.told.is_news(&message, clock::now()) {
+            tracing::info!(viewer, code, message, "viewer refused");
+        } else {
+            tracing::debug!(viewer, code, message, "viewer refused again");
+        }
         let viewer = seat.viewer.clone();
         let refusal = RoomMessage::Error {
             viewer,

@@ -416,7 +416,7 @@ impl From<OfferError> for Failure {
     fn from(error: OfferError) -> Self {
         let status = match error {
             OfferError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            OfferError::NoH264 => StatusCode::NOT_ACCEPTABLE,
+            OfferError::NothingWanted | OfferError::NoH264 => StatusCode::NOT_ACCEPTABLE,
             OfferError::TooMany
             | OfferError::Malformed
             | OfferError::NoMedia

@@ -429,6 +429,12 @@ impl Pairing {
             return;
         }
         partner.instance = instance;
+        // What ran ended with the process before, which had no time to say so.
+        partner.is_connected = false;
+        if let Some(viewer) = partner.viewer.clone() {
+            let ended = RoomMessage::Ended { viewer };
+            partner.adapter.handle_message(&ended, now);
+        }
         if partner.is_inside {
             partner.adapter.handle_leave();
             self.settle(now);
@@ -488,7 +494,7 @@ impl Pairing {
         match partner.and_then(|p| p.adapter.poll_output()) {
             Some(dialect::Output::Send(text)) => server.handle_text(DEVICE, &text, now),
             Some(dialect::Output::Event(event)) => self.handle_event(event),
-            Some(dialect::Output::Rejoin) => {
+            Some(dialect::Output::Rejoin | dialect::Output::Lost { .. }) => {
                 self.exit();
                 self.enter(now);
             }

@@ -121,12 +121,7 @@ fn a_page_that_leaves_and_joins_again_is_another_viewer() {
     let joined = [r#"to page: 42["joined"]"#];
     assert_eq!(world.page(r#"42["join","ROOM"]"#), joined);
     assert_eq!(world.page(r#"42["ready","ROOM"]"#), [CALL]);
-    let again = [BYE.as_slice(), &[CALL]].concat();
-    assert_eq!(
-        world.page(r#"42["ready","ROOM"]"#),
-        again,
-        "a new beginning"
-    );
+    assert_eq!(world.page(r#"42["ready","ROOM"]"#), [CALL], "once more");
 }
 
 #[test]
@@ -137,13 +132,7 @@ fn a_device_that_was_restarted_leaves_the_page_and_enters_anew() {
     assert_eq!(world.room(r#"{"type":"device-left"}"#), NONE);
     assert_eq!(
         world.room(r#"{"type":"device-joined","instance":"d2"}"#),
-        [
-            r#"to page: 42["leave"]"#,
-            BYE[0],
-            BYE[1],
-            BYE[2],
-            r#"to page: 42["ready"]"#
-        ]
+        [r#"to page: 42["leave"]"#, r#"to page: 42["ready"]"#]
     );
     assert_eq!(world.room(r#"{"type":"joined","device":"d2"}"#), NONE);
     assert_eq!(
@@ -191,13 +180,7 @@ fn a_page_that_is_stuck_is_left_and_met_anew_once() {
     world.wait(4_000);
     assert_eq!(
         world.wait(5_000),
-        [
-            r#"to page: 42["leave"]"#,
-            BYE[0],
-            BYE[1],
-            BYE[2],
-            r#"to page: 42["ready"]"#
-        ]
+        [r#"to page: 42["leave"]"#, r#"to page: 42["ready"]"#]
     );
     assert_eq!(world.wait(4_000), [CALL]);
     assert_eq!(world.wait(9_000), NONE, "it is left alone now");
@@ -245,7 +228,7 @@ fn a_page_of_ws_rooms_may_offer_and_is_offered_where_it_does_not() {
     );
     assert_eq!(
         world.room(r#"{"type":"device-joined","instance":"d2"}"#),
-        [ready, BYE[0], BYE[1], BYE[2]]
+        [ready]
     );
 }
 
