@@ -35,9 +35,13 @@ impl Demux {
         Self::default()
     }
 
-    /// Adds a user name fragment of ours.
-    pub fn add_ufrag(&mut self, ufrag: &str, session: SessionId) {
-        self.by_ufrag.insert(ufrag.to_owned(), session);
+    /// Names a session by a user name fragment of ours. If it had another, ICE was restarted: that one is
+    /// forgotten, with the addresses that the session was reached at.
+    pub fn set_ufrag(&mut self, ufrag: &str, session: SessionId) {
+        if self.by_ufrag.get(ufrag) != Some(&session) {
+            self.remove(session);
+            self.by_ufrag.insert(ufrag.to_owned(), session);
+        }
     }
 
     /// Notes that `session` sends to `address`, so that the answer finds its way. An address that
@@ -118,7 +122,7 @@ mod tests {
     #[test]
     fn a_request_claims_its_address_for_what_follows() {
         let mut demux = Demux::new();
-        demux.add_ufrag("ours", A);
+        demux.set_ufrag("ours", A);
         assert_eq!(demux.route(Via::Port, address(1), MEDIA), None);
         assert_eq!(
             demux.route(Via::Port, address(1), &request("ours:theirs")),
@@ -134,8 +138,8 @@ mod tests {
     #[test]
     fn an_address_that_is_used_again_goes_to_the_new_session() {
         let mut demux = Demux::new();
-        demux.add_ufrag("a", A);
-        demux.add_ufrag("b", B);
+        demux.set_ufrag("a", A);
+        demux.set_ufrag("b", B);
         demux.route(Via::Port, address(1), &request("a:x"));
         assert_eq!(demux.route(Via::Port, address(1), &request("b:x")), Some(B));
         assert_eq!(demux.route(Via::Port, address(1), MEDIA), Some(B));
@@ -146,7 +150,7 @@ mod tests {
     #[test]
     fn nobody_takes_over_the_address_of_another_by_sending_to_it() {
         let mut demux = Demux::new();
-        demux.add_ufrag("a", A);
+        demux.set_ufrag("a", A);
         demux.route(Via::Port, address(1), &request("a:x"));
         demux.add_address(Via::Port, address(1), B);
         assert_eq!(demux.route(Via::Port, address(1), MEDIA), Some(A));
@@ -155,8 +159,8 @@ mod tests {
     #[test]
     fn one_address_next_to_us_and_one_next_to_the_relay_are_two_viewers() {
         let mut demux = Demux::new();
-        demux.add_ufrag("a", A);
-        demux.add_ufrag("b", B);
+        demux.set_ufrag("a", A);
+        demux.set_ufrag("b", B);
         demux.route(Via::Port, address(1), &request("a:x"));
         demux.route(Via::Relay, address(1), &request("b:x"));
         assert_eq!(demux.route(Via::Port, address(1), MEDIA), Some(A));
@@ -166,7 +170,7 @@ mod tests {
     #[test]
     fn a_flood_of_addresses_is_bounded() {
         let mut demux = Demux::new();
-        demux.add_ufrag("a", A);
+        demux.set_ufrag("a", A);
         for port in 1..10_000 {
             demux.route(Via::Port, address(port), &request("a:x"));
         }
@@ -180,5 +184,18 @@ mod tests {
         for end in 0..whole.len() {
             demux.route(Via::Port, address(1), &whole[..end]);
         }
+    }
+
+    #[test]
+    fn a_thousand_ice_restarts_leave_one_name_and_the_addresses_since_the_last() {
+        let mut demux = Demux::new();
+        for n in 0..1000 {
+            demux.set_ufrag(&format!("u{n}"), A);
+            demux.set_ufrag(&format!("u{n}"), A);
+            let request = request(&format!("u{n}:theirs"));
+            assert_eq!(demux.route(Via::Port, address(n), &request), Some(A));
+            assert_eq!(demux.route(Via::Port, address(n), MEDIA), Some(A));
+        }
+        assert_eq!((demux.by_ufrag.len(), demux.by_address.len()), (1, 1));
     }
 }
