@@ -113,6 +113,10 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
             has_video: config.video.source != "none",
             has_audio: config.audio.source != "none",
             authorities: Authorities::load(&config.room.ca_file)?,
+            one_stream: room
+                .links
+                .iter()
+                .all(|link| link.dialect != Dialect::Roomcam),
             offer_loopback: room.is_local,
         },
         channels.with(events, messages, pulse),

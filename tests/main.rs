@@ -12,6 +12,8 @@ mod guest;
 #[cfg(test)]
 mod layering;
 #[cfg(test)]
+mod misbehaving;
+#[cfg(test)]
 mod pairing;
 #[cfg(test)]
 mod refusals;
@@ -23,6 +25,8 @@ mod rooms;
 mod socketio;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod transcripts;
 #[cfg(test)]
 mod viewing;
 #[cfg(test)]

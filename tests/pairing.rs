@@ -3,6 +3,8 @@
 //! The pages come from room servers of others, whose rooms nobody uses here: like a tutorial's own
 //! development server, they only serve the page and its libraries.
 
+mod connections;
+
 use std::net::SocketAddr;
 
 use roomcam::config::{CallEvents, Dialect, Secret};
@@ -11,6 +13,7 @@ use roomcam::server::{Server, ServerOptions};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::support::demo::Demo;
 use crate::support::device::Device;
 use crate::support::peers::{Browser, Page, RoomServer};
 
@@ -147,4 +150,117 @@ async fn pages_of_socketio_calls_are_called_by_the_device() {
         let pages = ["socketio-calls", "--version", version];
         two_pages_see_the_device(&pages, "socketio-calls.html", &SOCKETIO).await;
     }
+}
+
+/// What a page of `socketio-calls` remembers of whom it talked to; others have nothing.
+const FAREWELL: &str = "window.gone = typeof other === 'undefined' ? undefined : other";
+
+/// The device is killed and started again: the page, which has stayed, sees it again.
+async fn a_restarted_device_is_seen_again(pages: &[&str], page: &str, presses: &str) {
+    let mut stage = Stage::start(pages, &[PLAIN, SOCKETIO].concat()).await;
+    let browser = Browser::start().await;
+    stage.device.has_logged("joined the room").await;
+    let page = stage.open(&browser, page).await;
+    page.join(ROOM).await;
+    page.sees_and_hears().await;
+    page.run(FAREWELL).await;
+    stage.device.kill();
+    page.picture_stops().await;
+    stage.device.start_again();
+    page.run(presses).await;
+    page.sees_and_hears().await;
+    browser.close().await;
+    stage.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs the room servers of others: scripts/test"]
+async fn pages_of_ws_rooms_see_a_restarted_device() {
+    a_restarted_device_is_seen_again(&["ws-rooms"], "ws-rooms.html", "").await;
+    let offers = "ws-rooms.html?offers=yes";
+    a_restarted_device_is_seen_again(&["ws-rooms"], offers, "").await;
+}
+
+#[tokio::test]
+#[ignore = "needs the room servers of others: scripts/test"]
+async fn pages_of_ws_broadcast_see_a_restarted_device() {
+    a_restarted_device_is_seen_again(&["ws-broadcast"], "ws-broadcast.html", "").await;
+}
+
+#[tokio::test]
+#[ignore = "needs the room servers of others: scripts/test"]
+async fn pages_of_socketio_rooms_see_a_restarted_device() {
+    a_restarted_device_is_seen_again(&["socketio-rooms"], "socketio-rooms.html", "").await;
+}
+
+#[tokio::test]
+#[ignore = "needs the room servers of others: scripts/test"]
+async fn pages_of_socketio_calls_call_a_restarted_device() {
+    let calls = "while (other === window.gone) await new Promise((then) => setTimeout(then, 20)); \
+                 await call()";
+    a_restarted_device_is_seen_again(&["socketio-calls"], "socketio-calls.html", calls).await;
+}
+
+#[tokio::test]
+#[ignore = "needs the room servers of others: scripts/test"]
+async fn a_page_that_came_before_the_device_sees_it_once_it_is_there() {
+    for (pages, page, presses) in [
+        ("ws-rooms", "ws-rooms.html", ""),
+        ("ws-broadcast", "ws-broadcast.html", ""),
+        ("socketio-rooms", "socketio-rooms.html", ""),
+        (
+            "socketio-calls",
+            "socketio-calls.html",
+            "while (!other) await new Promise((then) => setTimeout(then, 20)); await call()",
+        ),
+    ] {
+        let mut stage = Stage::start(&[pages], &[PLAIN, SOCKETIO].concat()).await;
+        stage.device.kill();
+        let browser = Browser::start().await;
+        let page = stage.open(&browser, page).await;
+        page.join(ROOM).await;
+        stage.device.start_again();
+        page.run(presses).await;
+        page.sees_and_hears().await;
+        browser.close().await;
+        stage.stop().await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the room servers of others: scripts/test"]
+async fn a_page_with_a_wrong_room_is_alone_and_sees_the_device_once_it_knows_the_right_one() {
+    let stage = Stage::start(&["socketio-rooms", "--leave"], &SOCKETIO).await;
+    let browser = Browser::start().await;
+    stage.device.has_logged("joined the room").await;
+    let page = stage.open(&browser, "socketio-rooms.html").await;
+    assert_eq!(page.join("cam").await, "created");
+    let next = stage.open(&browser, "socketio-rooms.html").await;
+    next.join(ROOM).await;
+    next.sees_and_hears().await;
+    let report = page.report().await;
+    assert_eq!((report.frames, report.connections.len()), (0, 0));
+    page.leave().await;
+    assert_eq!(page.join(ROOM).await, "joined");
+    page.sees_and_hears().await;
+    browser.close().await;
+    stage.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs the room servers of others: scripts/test"]
+async fn the_daemon_lets_pages_watch_that_its_configuration_lists() {
+    let pages = RoomServer::start(&["socketio-rooms"]).await;
+    let config = format!(
+        "[server]\nallowed_origins = [\"{}\"]\ntutorial_dialects = [\"socketio-rooms\"]\n",
+        pages.url()
+    );
+    let demo = Demo::configured(&[], &config);
+    let server = demo.url().split('/').nth(2).unwrap();
+    let browser = Browser::start().await;
+    let page = pages.page(&format!("socketio-rooms.html?server={server}"));
+    let page = browser.open(&page).await;
+    assert_eq!(page.join("cam").await, "joined");
+    page.sees_and_hears().await;
+    browser.close().await;
 }

@@ -80,6 +80,8 @@ pub struct EngineOptions {
     pub has_audio: bool,
     /// Whose TLS certificates are believed.
     pub authorities: Authorities,
+    /// Whether nobody in the rooms has our own page: picture and sound are then always one stream.
+    pub one_stream: bool,
     /// Whether to offer the loopback address: the room server is on this machine.
     pub offer_loopback: bool,
 }

@@ -123,7 +123,7 @@ impl Engine {
             Err(error) => return self.refuse(seat, "bad-offer", error.to_string()),
         };
         let admitted = self.roster.handle_offer(seat, summary);
-        let one_stream = !offer::has_data(sdp);
+        let one_stream = self.options.one_stream || !offer::is_own_page(sdp);
         let Some(session) = self.admit(seat, admitted, one_stream, now) else {
             return;
         };

@@ -19,7 +19,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::ws::{Message, WebSocket};
 use axum::http::header;
 use axum::http::{Method, StatusCode, Uri};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
@@ -90,8 +90,8 @@ impl Query {
     ///
     /// # Errors
     ///
-    /// The response that says what is wrong.
-    pub fn parse(uri: &Uri) -> Result<Self, Response> {
+    /// What is wrong with it.
+    pub fn parse(uri: &Uri) -> Result<Self, Refusal> {
         let mut version = None;
         let mut transport = None;
         let mut sid = None;
@@ -101,19 +101,19 @@ impl Query {
                 "EIO" => version = Some(value),
                 "transport" => transport = Some(value),
                 "sid" => sid = Some(value.into_owned()),
-                "j" => return Err(bad(3, "Bad request")),
+                "j" => return Err(Refusal::BadRequest),
                 _ => {}
             }
         }
         let version = match version.as_deref() {
             Some("4") => EngineIo::V4,
             Some("3") => EngineIo::V3,
-            _ => return Err(bad(5, "Unsupported protocol version")),
+            _ => return Err(Refusal::UnknownVersion),
         };
         let is_websocket = match transport.as_deref() {
             Some("polling") => false,
             Some("websocket") => true,
-            _ => return Err(bad(0, "Transport unknown")),
+            _ => return Err(Refusal::UnknownTransport),
         };
         Ok(Self {
             version,
@@ -121,6 +121,23 @@ impl Query {
             sid,
         })
     }
+}
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refusal {
+    /// Neither polling nor a WebSocket.
+    UnknownTransport,
+    /// A session that is over, or never was.
+    UnknownSession,
+    /// Not a method of this protocol.
+    BadMethod,
+    /// Not as the protocol has it, or not now.
+    BadRequest,
+    /// Neither of the versions that are spoken.
+    UnknownVersion,
+    /// There are too many.
+    Unavailable,
 }
 
 /// What a WebSocket at `/socket.io/` is.
@@ -148,13 +165,13 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// The response to a request that cannot become one.
-    pub fn purpose(&self, query: Query) -> Result<Purpose, Response> {
+    /// Why the request cannot become one.
+    pub fn purpose(&self, query: Query) -> Result<Purpose, Refusal> {
         match query.sid {
             Some(sid) => match self.find(&sid) {
                 Some(session) if !*session.is_changing.borrow() => Ok(Purpose::Continue(session)),
-                Some(_) => Err(bad(3, "Bad request")),
-                None => Err(bad(1, "Session ID unknown")),
+                Some(_) => Err(Refusal::BadRequest),
+                None => Err(Refusal::UnknownSession),
             },
             None => Ok(Purpose::Begin(opening(query.version, false)?)),
         }
@@ -173,12 +190,12 @@ impl Sessions {
             Some(sid) => self.find(sid),
             None if *method == Method::GET => match self.begin(query.version, address) {
                 Ok(session) => Some(session),
-                Err(response) => return response,
+                Err(refusal) => return refusal.into_response(),
             },
-            None => return bad(2, "Bad handshake method"),
+            None => return Refusal::BadMethod.into_response(),
         };
         let Some(session) = session else {
-            return bad(1, "Session ID unknown");
+            return Refusal::UnknownSession.into_response();
         };
         carries.set(Arc::clone(&session.inside));
         match *method {
@@ -190,7 +207,7 @@ impl Sessions {
                 }
                 response
             }
-            _ => bad(2, "Bad handshake method"),
+            _ => Refusal::BadMethod.into_response(),
         }
     }
 
@@ -214,16 +231,15 @@ impl Sessions {
         self.end(&session.sid);
     }
 
-    fn begin(&self, version: EngineIo, address: IpAddr) -> Result<Arc<Session>, Response> {
+    fn begin(&self, version: EngineIo, address: IpAddr) -> Result<Arc<Session>, Refusal> {
         let opening = opening(version, true)?;
-        let unavailable = || StatusCode::SERVICE_UNAVAILABLE.into_response();
         let places = &self.0.places;
         let ticket = places
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take(address);
-        let mut ticket = ticket.ok_or_else(unavailable)?;
-        let (guest, host) = private_guest(ticket.inside()).ok_or_else(unavailable)?;
+        let mut ticket = ticket.ok_or(Refusal::Unavailable)?;
+        let (guest, host) = private_guest(ticket.inside()).ok_or(Refusal::Unavailable)?;
         let sid = opening.sid.clone();
         let session = Arc::new(Session {
             sid: sid.clone(),
@@ -246,7 +262,7 @@ impl Sessions {
         if self.0.tasks.try_send(task).is_err() {
             // full: refused; it tries again
             self.end(&session.sid);
-            return Err(unavailable());
+            return Err(Refusal::Unavailable);
         }
         Ok(session)
     }
@@ -273,11 +289,11 @@ impl Session {
             return if *is_changing.borrow() {
                 self.body(&[NOOP.to_owned()])
             } else {
-                bad(3, "Bad request") // Another request waits.
+                Refusal::BadRequest.into_response() // Another request waits.
             };
         };
         let Some(guest) = guest.as_mut() else {
-            return bad(3, "Bad request"); // It has a WebSocket.
+            return Refusal::BadRequest.into_response(); // It has a WebSocket.
         };
         let first = tokio::select! {
             biased;
@@ -308,11 +324,11 @@ impl Session {
         };
         let texts = std::str::from_utf8(&body).ok();
         let Some(texts) = texts.and_then(|body| payload::decode(self.version, body)) else {
-            return bad(3, "Bad request");
+            return Refusal::BadRequest.into_response();
         };
         for text in texts {
             if !self.voice.say(text.to_owned()).await {
-                return bad(1, "Session ID unknown");
+                return Refusal::UnknownSession.into_response();
             }
         }
         ([(header::CONTENT_TYPE, "text/html")], "ok").into_response()
@@ -371,9 +387,9 @@ async fn expect(socket: &mut WebSocket, expected: &str) -> Option<()> {
     }
 }
 
-fn opening(version: EngineIo, may_upgrade: bool) -> Result<Opening, Response> {
+fn opening(version: EngineIo, may_upgrade: bool) -> Result<Opening, Refusal> {
     let mut sid = [0; 16];
-    getrandom::fill(&mut sid).map_err(|_| StatusCode::SERVICE_UNAVAILABLE.into_response())?;
+    getrandom::fill(&mut sid).map_err(|_| Refusal::Unavailable)?;
     Ok(Opening {
         sid: format!("{:032x}", u128::from_ne_bytes(sid)),
         version,
@@ -381,9 +397,19 @@ fn opening(version: EngineIo, may_upgrade: bool) -> Result<Opening, Response> {
     })
 }
 
-/// Returns an error as the clients of Engine.IO expect it.
-fn bad(code: u8, message: &str) -> Response {
-    let body = format!(r#"{{"code":{code},"message":"{message}"}}"#);
-    let kind = [(header::CONTENT_TYPE, "application/json")];
-    (StatusCode::BAD_REQUEST, kind, body).into_response()
+impl IntoResponse for Refusal {
+    /// Says it as the clients of Engine.IO expect it.
+    fn into_response(self) -> Response {
+        let (code, message) = match self {
+            Self::UnknownTransport => (0, "Transport unknown"),
+            Self::UnknownSession => (1, "Session ID unknown"),
+            Self::BadMethod => (2, "Bad handshake method"),
+            Self::BadRequest => (3, "Bad request"),
+            Self::UnknownVersion => (5, "Unsupported protocol version"),
+            Self::Unavailable => return StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        };
+        let body = format!(r#"{{"code":{code},"message":"{message}"}}"#);
+        let kind = [(header::CONTENT_TYPE, "application/json")];
+        (StatusCode::BAD_REQUEST, kind, body).into_response()
+    }
 }

@@ -498,7 +498,7 @@ async fn socketio(
     }
     let origin = request.headers().get(header::ORIGIN).cloned();
     let mut response = match Query::parse(request.uri()) {
-        Err(response) => response,
+        Err(refusal) => refusal.into_response(),
         _ if *request.method() == Method::OPTIONS => StatusCode::NO_CONTENT.into_response(),
         Ok(query) if query.is_websocket => match sessions.purpose(query) {
             Ok(Purpose::Begin(opening)) => {
@@ -507,7 +507,7 @@ async fn socketio(
             Ok(Purpose::Continue(session)) => {
                 carrier.upgrade(upgrade, Destination::Session(session))
             }
-            Err(response) => response,
+            Err(refusal) => refusal.into_response(),
         },
         Ok(query) => {
             let (parts, body) = request.into_parts();

@@ -136,10 +136,14 @@ pub fn has_media(sdp: &str) -> bool {
     sdp.lines().any(|line| line.starts_with("m="))
 }
 
-/// Returns whether a description has data channels: a page of somebody else's asks for none.
+/// Returns whether an offer is one of our own page's, as far as it tells: it has a data channel, and
+/// nothing to show.
 #[must_use]
-pub fn has_data(sdp: &str) -> bool {
+pub fn is_own_page(sdp: &str) -> bool {
     sdp.lines().any(|line| line.starts_with("m=application "))
+        && !sdp
+            .lines()
+            .any(|line| matches!(line, "a=sendrecv" | "a=sendonly"))
 }
 
 /// Returns the ICE user name fragments of a description, ours or theirs.

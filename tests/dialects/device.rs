@@ -361,6 +361,22 @@ async fn a_device_in_two_rooms_has_a_viewer_in_each(kind: &Kind) {
     browser.close().await;
 }
 
+#[tokio::test]
+#[ignore = "needs the room servers of others: scripts/test"]
+async fn offers_that_cross_come_to_one_connection() {
+    let (server, _device, browser) = WS_ROOMS.start().await;
+    let page = browser
+        .open(&server.page("ws-rooms.html?offers=crossing"))
+        .await;
+    page.join("cam").await;
+    let watches = |now: &Report| now.frames >= 30 && now.audio_energy > 0.0;
+    let report = page.wait_until("it sees and hears", watches).await;
+    // That of the answer which came too late: the page was told to take it as it is.
+    assert_eq!(report.errors.len(), 1, "{:?}", report.errors);
+    assert!(report.errors[0].contains("stable"), "{:?}", report.errors);
+    browser.close().await;
+}
+
 /// Makes a module of tests for a kind: each one situation of above.
 macro_rules! situations {
     ($module:ident, $kind:ident: $($situation:ident)*) => {

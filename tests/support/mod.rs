@@ -7,6 +7,8 @@ pub(crate) mod device;
 pub(crate) mod guest;
 pub(crate) mod http;
 pub(crate) mod islands;
+pub(crate) mod log;
 pub(crate) mod peers;
 pub(crate) mod room;
+pub(crate) mod room_servers;
 pub(crate) mod simulation;

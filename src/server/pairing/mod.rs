@@ -104,7 +104,7 @@ pub enum RoomServer {
     /// See [`Dialect::WsBroadcast`].
     WsBroadcast(ws_broadcast::WsBroadcast),
     /// See [`Dialect::SocketioRooms`] and [`Dialect::SocketioCalls`].
-    SocketIo(socketio::Server),
+    SocketIo(Box<socketio::Server>),
 }
 
 impl RoomServer {
@@ -117,7 +117,7 @@ impl RoomServer {
             Dialect::SocketioRooms | Dialect::SocketioCalls => {
                 let mut server = socketio::Server::new(events);
                 server.decide(dialect);
-                Some(Self::SocketIo(server))
+                Some(Self::SocketIo(Box::new(server)))
             }
             Dialect::Roomcam | Dialect::Ayame => None,
         }

@@ -166,7 +166,9 @@ impl Pairing {
         };
         let server = match (dialect, endpoint) {
             (Some(dialect), _) => RoomServer::new(dialect, events),
-            (None, Endpoint::SocketIo) => Some(RoomServer::SocketIo(socketio::Server::new(events))),
+            (None, Endpoint::SocketIo) => Some(RoomServer::SocketIo(Box::new(
+                socketio::Server::new(events),
+            ))),
             (None, Endpoint::WebSocket) => None,
         };
         let mut pairing = Self {

@@ -59,7 +59,7 @@ enum Rules {
     /// Not known yet: nothing.
     Undecided,
     Rooms(Rooms),
-    Calls(Calls),
+    Calls(Box<Calls>),
 }
 
 /// An event for a member.
@@ -86,7 +86,7 @@ impl Server {
     pub fn decide(&mut self, dialect: Dialect) {
         self.rules = match dialect {
             Dialect::SocketioRooms => Rules::Rooms(Rooms::default()),
-            Dialect::SocketioCalls => Rules::Calls(Calls::new(self.events.clone())),
+            Dialect::SocketioCalls => Rules::Calls(Box::new(Calls::new(self.events.clone()))),
             _ => Rules::Undecided,
         };
         let connected = self.connections.iter().filter(|(_, c)| c.is_connected);

@@ -105,8 +105,9 @@ impl SocketioRooms {
     }
 
     pub(super) fn handle_leave(&mut self) {
+        // Without a `41` behind it: a server delivers an event a little later, and then finds that it is
+        // from nobody. The end of the WebSocket says the same.
         self.emit("leave", &[self.join.room.as_str().into()]);
-        self.outputs.push_back(Output::Send(socketio::disconnect()));
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
@@ -317,7 +318,6 @@ mod tests {
         let expected = [
             (OFFER_WAIT, call("peer-1")),
             (CONNECT_WAIT, send(r#"42["leave","cam"]"#)),
-            (CONNECT_WAIT, send("41")),
             (CONNECT_WAIT, Output::Rejoin),
         ];
         assert_eq!(rejoin, expected);
@@ -356,7 +356,7 @@ mod tests {
     fn says_good_bye() {
         let mut room = created();
         room.adapter.handle_leave();
-        let bye = [send(r#"42["leave","cam"]"#), send("41")];
+        let bye = [send(r#"42["leave","cam"]"#)];
         assert_eq!(room.drain(), bye);
     }
 
