@@ -14,7 +14,7 @@
 //! | [`control`] | what viewers may ask; the state of the device and its single writer |
 //! | [`turn`] | an address lent by a relay server, for viewers that cannot reach ours |
 //! | [`signaling`] | the connection to a room server, kept alive; one file per wire protocol |
-//! | [`server`] | the embedded room server: page, WebSocket, keys |
+//! | [`server`] | the embedded room server: page, WebSocket, WHEP, tutorial pages, keys |
 //! | [`watch`] | `roomcam watch`, a viewer without a screen, on the asynchronous `webrtc` crate |
 //! | [`config`], [`cli`], [`inspect`], [`interfaces`], [`keys`], [`logging`], [`systemd`], [`clock`] | around it |
 //!

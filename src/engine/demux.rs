@@ -3,16 +3,13 @@
 //! A STUN request names its session in USERNAME (RFC 8445 §7.2.2: our fragment, a colon, theirs);
 //! everything else comes from an address that a request came from, or that we sent one to. Pure.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use crate::viewer::roster::SessionId;
 
 /// Most addresses one session may be reached at: interfaces × address families, twice over.
 const MAX_ADDRESSES: usize = 64;
-
-/// How many of our own ICE names a session goes by.
-const MAX_UFRAGS: usize = 2;
 
 /// Which way a datagram goes. The same address may be two viewers': one next to us, one next to the
 /// relay.
@@ -28,7 +25,6 @@ pub enum Via {
 #[derive(Debug, Default)]
 pub struct Demux {
     by_ufrag: HashMap<String, SessionId>,
-    ufrags: HashMap<SessionId, VecDeque<String>>,
     by_address: HashMap<(Via, SocketAddr), SessionId>,
 }
 
@@ -39,22 +35,13 @@ impl Demux {
         Self::default()
     }
 
-    /// Adds a user name fragment of ours.
-    ///
-    /// The newest and the one before it count: a check that is on its way during an ICE restart still
-    /// arrives.
-    pub fn add_ufrag(&mut self, ufrag: &str, session: SessionId) {
-        if self.by_ufrag.contains_key(ufrag) {
-            return;
+    /// Names a session by a user name fragment of ours. If it had another, ICE was restarted: that one is
+    /// forgotten, with the addresses that the session was reached at.
+    pub fn set_ufrag(&mut self, ufrag: &str, session: SessionId) {
+        if self.by_ufrag.get(ufrag) != Some(&session) {
+            self.remove(session);
+            self.by_ufrag.insert(ufrag.to_owned(), session);
         }
-        let own = self.ufrags.entry(session).or_default();
-        own.push_back(ufrag.to_owned());
-        if own.len() > MAX_UFRAGS
-            && let Some(oldest) = own.pop_front()
-        {
-            self.by_ufrag.remove(&oldest);
-        }
-        self.by_ufrag.insert(ufrag.to_owned(), session);
     }
 
     /// Notes that `session` sends to `address`, so that the answer finds its way. An address that
@@ -79,9 +66,7 @@ impl Demux {
 
     /// Forgets a session.
     pub fn remove(&mut self, session: SessionId) {
-        for ufrag in self.ufrags.remove(&session).unwrap_or_default() {
-            self.by_ufrag.remove(&ufrag);
-        }
+        self.by_ufrag.retain(|_, s| *s != session);
         self.by_address.retain(|_, s| *s != session);
     }
 
@@ -137,7 +122,7 @@ mod tests {
     #[test]
     fn a_request_claims_its_address_for_what_follows() {
         let mut demux = Demux::new();
-        demux.add_ufrag("ours", A);
+        demux.set_ufrag("ours", A);
         assert_eq!(demux.route(Via::Port, address(1), MEDIA), None);
         assert_eq!(
             demux.route(Via::Port, address(1), &request("ours:theirs")),
@@ -153,8 +138,8 @@ mod tests {
     #[test]
     fn an_address_that_is_used_again_goes_to_the_new_session() {
         let mut demux = Demux::new();
-        demux.add_ufrag("a", A);
-        demux.add_ufrag("b", B);
+        demux.set_ufrag("a", A);
+        demux.set_ufrag("b", B);
         demux.route(Via::Port, address(1), &request("a:x"));
         assert_eq!(demux.route(Via::Port, address(1), &request("b:x")), Some(B));
         assert_eq!(demux.route(Via::Port, address(1), MEDIA), Some(B));
@@ -165,7 +150,7 @@ mod tests {
     #[test]
     fn nobody_takes_over_the_address_of_another_by_sending_to_it() {
         let mut demux = Demux::new();
-        demux.add_ufrag("a", A);
+        demux.set_ufrag("a", A);
         demux.route(Via::Port, address(1), &request("a:x"));
         demux.add_address(Via::Port, address(1), B);
         assert_eq!(demux.route(Via::Port, address(1), MEDIA), Some(A));
@@ -174,8 +159,8 @@ mod tests {
     #[test]
     fn one_address_next_to_us_and_one_next_to_the_relay_are_two_viewers() {
         let mut demux = Demux::new();
-        demux.add_ufrag("a", A);
-        demux.add_ufrag("b", B);
+        demux.set_ufrag("a", A);
+        demux.set_ufrag("b", B);
         demux.route(Via::Port, address(1), &request("a:x"));
         demux.route(Via::Relay, address(1), &request("b:x"));
         assert_eq!(demux.route(Via::Port, address(1), MEDIA), Some(A));
@@ -185,7 +170,7 @@ mod tests {
     #[test]
     fn a_flood_of_addresses_is_bounded() {
         let mut demux = Demux::new();
-        demux.add_ufrag("a", A);
+        demux.set_ufrag("a", A);
         for port in 1..10_000 {
             demux.route(Via::Port, address(port), &request("a:x"));
         }
@@ -199,5 +184,18 @@ mod tests {
         for end in 0..whole.len() {
             demux.route(Via::Port, address(1), &whole[..end]);
         }
+    }
+
+    #[test]
+    fn a_thousand_ice_restarts_leave_one_name_and_the_addresses_since_the_last() {
+        let mut demux = Demux::new();
+        for n in 0..1000 {
+            demux.set_ufrag(&format!("u{n}"), A);
+            demux.set_ufrag(&format!("u{n}"), A);
+            let request = request(&format!("u{n}:theirs"));
+            assert_eq!(demux.route(Via::Port, address(n), &request), Some(A));
+            assert_eq!(demux.route(Via::Port, address(n), MEDIA), Some(A));
+        }
+        assert_eq!((demux.by_ufrag.len(), demux.by_address.len()), (1, 1));
     }
 }

@@ -254,8 +254,9 @@ impl Engine {
 
     /// Our description is out: who knows our ICE name is this viewer.
     fn described(&mut self, session: SessionId, description: &str) {
-        for ufrag in offer::ufrags(description) {
-            self.demux.add_ufrag(ufrag, session);
+        // One transport carries everything, so there is one name.
+        if let Some(ufrag) = offer::ufrags(description).next() {
+            self.demux.set_ufrag(ufrag, session);
         }
     }
 

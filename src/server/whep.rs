@@ -32,7 +32,7 @@ pub mod sdpfrag;
 pub mod session;
 
 use attend::{Attendance, Sessions, Wish, Wishes};
-use headers::{IfMatch, bearer, is_media_type, links};
+use headers::{IfMatch, is_media_type, links};
 use sdpfrag::{FragmentError, MAX_FRAGMENT_BYTES};
 use session::{ANSWER_TIMEOUT, Patched, Problem, Session, offer_text};
 
@@ -108,7 +108,7 @@ impl Whep {
         if !is_room_name(&room) {
             return Err(Failure::new(StatusCode::NOT_FOUND, "this is no room name"));
         }
-        let key = key(request.headers())?.to_owned();
+        let key = key(request.headers())?;
         require_media_type(request.headers(), SDP, ACCEPT_POST)?;
         let sdp = content(request, offer::MAX_OFFER_BYTES).await?;
         offer::read(&sdp)?;
@@ -441,15 +441,11 @@ fn closing() -> Failure {
 }
 
 /// Returns the viewer's key.
-fn key(headers: &HeaderMap) -> Result<&str, Failure> {
+fn key(headers: &HeaderMap) -> Result<String, Failure> {
     let field = headers.get(header::AUTHORIZATION);
-    let key = field.and_then(|field| bearer(field.to_str().ok()?));
-    key.ok_or_else(|| {
-        Failure::unauthorized(
-            "Bearer",
-            "the viewer's key is missing: Authorization: Bearer KEY",
-        )
-    })
+    let key = field.and_then(|field| headers::key(field.to_str().ok()?));
+    let message = "the viewer's key is missing: Authorization: Bearer KEY";
+    key.ok_or_else(|| Failure::unauthorized("Bearer", message))
 }
 
 fn require_media_type(

@@ -1,7 +1,9 @@
-//! Header fields of WHEP: Bearer tokens (RFC 6750 §2.1), media types, preconditions (RFC 9110 §13.1.1)
+//! Header fields of WHEP: keys (RFC 6750 §2.1, RFC 7617), media types, preconditions (RFC 9110 §13.1.1)
 //! and links to ICE servers (RFC 9725 §4.6).
 //!
 //! Pure.
+
+use data_encoding::BASE64;
 
 use crate::signaling::IceServer;
 
@@ -38,12 +40,22 @@ impl IfMatch {
     }
 }
 
-/// Returns the token of an `Authorization` field; `None` where it is of another scheme.
+/// Returns the key of an `Authorization` field: a Bearer token, or a Basic password, whoever's it is. There
+/// are players that send what is in their URL, `http://somebody:KEY@…`, and know no tokens. `None` where it is
+/// of another scheme.
 #[must_use]
-pub fn bearer(field: &str) -> Option<&str> {
+pub fn key(field: &str) -> Option<String> {
     let (scheme, token) = field.trim().split_once(' ')?;
     let token = token.trim_start();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+    let key = if scheme.eq_ignore_ascii_case("bearer") {
+        token.to_owned()
+    } else if scheme.eq_ignore_ascii_case("basic") {
+        let decoded = String::from_utf8(BASE64.decode(token.as_bytes()).ok()?).ok()?;
+        decoded.split_once(':')?.1.to_owned()
+    } else {
+        return None;
+    };
+    (!key.is_empty()).then_some(key)
 }
 
 /// Returns whether a `Content-Type` field names `media_type`, whatever its parameters.
@@ -91,11 +103,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bearer_token_is_read_whatever_the_case_of_its_scheme() {
-        assert_eq!(bearer("Bearer see"), Some("see"));
-        assert_eq!(bearer("bearer  see"), Some("see"));
-        for other in ["Basic c2Vl", "Bearer", "Bearer ", "see", ""] {
-            assert_eq!(bearer(other), None, "{other}");
+    fn a_key_is_a_bearer_token_or_a_basic_password() {
+        for field in [
+            "Bearer see",
+            "bearer  see",
+            "Basic OnNlZQ==",
+            "basic d2hvZXZlcjpzZWU=",
+        ] {
+            assert_eq!(key(field).as_deref(), Some("see"), "{field}");
+        }
+        for other in [
+            "Digest see",
+            "Bearer",
+            "Bearer ",
+            "see",
+            "",
+            "Basic !",
+            "Basic c2Vl",
+            "Basic /w==",
+        ] {
+            assert_eq!(key(other), None, "{other}");
         }
     }
 
