@@ -3,6 +3,7 @@
 //! `config/roomcam.toml` documents the same keys for people; a test asserts that it parses to
 //! [`Config::default`]. A key that is wrong ends with its line number and the legal values.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -71,7 +72,7 @@ pub struct Room {
     pub dialect: Dialect,
     /// Name of the room.
     pub name: String,
-    /// Several rooms instead of the one of `name`, all fed by one encoder; only with `server`.
+    /// Several rooms instead of the one of `name`, all fed by one encoder.
     pub rooms: Vec<String>,
     /// Event names of `socketio-calls`.
     pub events: CallEvents,
@@ -319,7 +320,34 @@ impl Default for Control {
     }
 }
 
+impl Config {
+    /// Returns whether the name of a room lets in whoever knows it: then no log says it.
+    #[must_use]
+    pub fn room_is_secret(&self) -> bool {
+        !self.server.tutorial_dialects.is_empty()
+            || !matches!(self.room.dialect, Dialect::Roomcam | Dialect::Ayame)
+    }
+}
+
 impl Room {
+    /// Returns whether the rooms have different names that may be ones; there is only one bus.
+    fn has_good_rooms(&self) -> bool {
+        let different: BTreeSet<_> = self.rooms.iter().collect();
+        let max = match self.dialect {
+            Dialect::WsBroadcast => 1,
+            _ => MAX_ROOMS,
+        };
+        different.len() == self.rooms.len()
+            && self.rooms.len() <= max
+            && self.rooms.iter().all(|r| self.dialect.is_room_name(r))
+    }
+
+    /// Returns the name of the room that is shown where there is place for one.
+    #[must_use]
+    pub fn first_name(&self) -> &str {
+        self.rooms.first().unwrap_or(&self.name)
+    }
+
     /// Returns the names of all rooms the device is in.
     pub fn names(&self) -> impl Iterator<Item = &String> {
         let only = self.rooms.is_empty().then_some(&self.name);
@@ -471,11 +499,11 @@ impl Config {
         let (room_rule, rooms_rule) = match self.room.dialect {
             Dialect::Roomcam => (
                 ROOM_NAME_RULE,
-                "at most 16 rooms, each of 1 to 64 letters, digits, '-', '_' or '.'",
+                "at most 16 different rooms, each of 1 to 64 letters, digits, '-', '_' or '.'",
             ),
             _ => (
                 "1 to 128 bytes, no control characters",
-                "at most 16 rooms, each of 1 to 128 bytes, no control characters",
+                "at most 16 different rooms (for ws-broadcast: one), each of 1 to 128 bytes, no control characters",
             ),
         };
         let checks: [(&'static str, String, bool, &'static str); 10] = [
@@ -530,12 +558,7 @@ impl Config {
             (
                 "room.rooms",
                 self.room.rooms.join(", "),
-                self.room.rooms.len() <= MAX_ROOMS
-                    && self
-                        .room
-                        .rooms
-                        .iter()
-                        .all(|r| self.room.dialect.is_room_name(r)),
+                self.room.has_good_rooms(),
                 rooms_rule,
             ),
             (
@@ -654,6 +677,22 @@ mod tests {
         assert_eq!(keys.len(), 5 + 2 + 9 + 4 + 7 + 3, "{keys:?}");
         let turn = table["webrtc"]["turn"].as_table().unwrap();
         assert_eq!(turn.len(), 5, "{turn:?}");
+    }
+
+    #[test]
+    fn rooms_are_different_and_a_bus_is_one() {
+        let rooms = |dialect, rooms: &[&str]| {
+            let mut config = Config::default();
+            config.room.server = "ws://h".to_owned();
+            config.room.dialect = dialect;
+            config.room.rooms = rooms.iter().map(|&r| r.to_owned()).collect();
+            config.check().is_ok()
+        };
+        assert!(rooms(Dialect::WsRooms, &["a", "b c"]));
+        assert!(!rooms(Dialect::WsRooms, &["a", "a"]));
+        assert!(!rooms(Dialect::Roomcam, &["a", "b c"]));
+        assert!(rooms(Dialect::WsBroadcast, &["a"]));
+        assert!(!rooms(Dialect::WsBroadcast, &["a", "b"]));
     }
 
     #[test]

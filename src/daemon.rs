@@ -128,7 +128,7 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
     drop(event_tx);
 
     if let Some(page) = &room.page {
-        announce(page, mode)?;
+        announce(page, mode, config.room_is_secret())?;
     }
     notifier.ready();
     let ended_by_itself = loop {
@@ -236,6 +236,12 @@ struct Page {
     public_url: String,
 }
 
+impl Page {
+    fn origin(&self) -> &str {
+        self.public_url.split("/#").next().unwrap_or_default()
+    }
+}
+
 impl Room {
     /// Starts the embedded server, unless one elsewhere is configured.
     async fn open(
@@ -265,6 +271,7 @@ impl Room {
                     server,
                     dialect: config.room.dialect,
                     room: String::new(),
+                    room_is_secret: config.room_is_secret(),
                     key: config.room.key.clone(),
                     instance,
                     headers: config.room.headers.clone(),
@@ -299,6 +306,7 @@ impl Room {
                 server: parse_server_url(&format!("ws://{local}"), Dialect::Roomcam)?,
                 dialect: Dialect::Roomcam,
                 room: String::new(),
+                room_is_secret: config.room_is_secret(),
                 key: device_key,
                 instance,
                 headers: Headers::default(),
@@ -307,7 +315,7 @@ impl Room {
                 events: CallEvents::default(),
             }),
             is_local: address.ip().is_loopback(),
-            page: Some(page_url(address, &config.room.name, &viewer_key)),
+            page: Some(page_url(address, config.room.first_name(), &viewer_key)),
         })
     }
 }
@@ -323,17 +331,21 @@ fn tutorials(config: &Config) -> Tutorials {
 }
 
 /// Says where to watch: on standard output, for people and programs.
-fn announce(page: &Page, mode: Mode) -> io::Result<()> {
+fn announce(page: &Page, mode: Mode, room_is_secret: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if mode == Mode::Demonstration || out.is_terminal() {
         writeln!(out, "Open {}", page.url)?;
     } else {
-        // Standard output may be a log, and a log is no place for a key.
+        // Standard output may be a log, and a log is no place for a key; a room's name may be one.
         let key = keys::state_directory().join(keys::VIEWER_KEY_FILE);
         writeln!(
             out,
             "Open {} with the key of room.key or of {}",
-            page.public_url,
+            if room_is_secret {
+                page.origin()
+            } else {
+                &page.public_url
+            },
             key.display()
         )?;
     }
@@ -349,7 +361,7 @@ fn announce_server(
     device_key: &Secret,
 ) -> io::Result<()> {
     let page = page_url(address, room, viewer_key);
-    let origin = page.public_url.split("/#").next().unwrap_or_default();
+    let origin = page.origin();
     let mut out = io::stdout().lock();
     let (url, key) = if out.is_terminal() {
         (page.url.as_str(), device_key.expose())

@@ -193,6 +193,7 @@ fn options(url: &str) -> LinkOptions {
         server: parse_server_url(url, Dialect::Roomcam).unwrap(),
         dialect: Dialect::Roomcam,
         room: "cam".to_owned(),
+        room_is_secret: false,
         key: Secret::new("k".to_owned()),
         instance: "i".to_owned(),
         headers: Headers::default(),

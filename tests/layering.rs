@@ -62,6 +62,7 @@ const PURE: &[&str] = &[
     "src/server/whep/session.rs",
     "src/signaling/backoff.rs",
     "src/signaling/dialect/",
+    "src/signaling/flow.rs",
     "src/signaling/link.rs",
     "src/signaling/server_url.rs",
     "src/signaling/socketio.rs",

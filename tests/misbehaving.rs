@@ -43,6 +43,7 @@ impl TestLink {
             server: parse_server_url(&server.base_url(), dialect).unwrap(),
             dialect,
             room: "cam".to_owned(),
+            room_is_secret: false,
             key: Secret::default(),
             instance: "i".to_owned(),
             headers: Headers::default(),

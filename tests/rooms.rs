@@ -188,6 +188,7 @@ impl TestLink {
             server: parse_server_url(server, Dialect::Roomcam).unwrap(),
             dialect: Dialect::Roomcam,
             room: "cam".to_owned(),
+            room_is_secret: false,
             key: Secret::new(key.to_owned()),
             instance: "the-link".to_owned(),
             headers: Headers::default(),

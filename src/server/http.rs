@@ -138,7 +138,10 @@ impl Server {
         let listener = TcpListener::bind(options.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let viewer_key = options.viewer_key.clone();
-        let rooms = Rooms::new(options.viewer_key, options.device_key, options.ice_servers);
+        let mut rooms = Rooms::new(options.viewer_key, options.device_key, options.ice_servers);
+        if !options.tutorials.dialects.is_empty() {
+            rooms.hide_names();
+        }
         Ok(Self {
             listener,
             address,

@@ -78,6 +78,7 @@ pub struct Rooms {
     clients: HashMap<ClientId, Client>,
     rooms: HashMap<String, Room>,
     guesses: Guesses,
+    names_are_secret: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -144,8 +145,14 @@ impl Rooms {
             clients: HashMap::new(),
             rooms: HashMap::new(),
             guesses: Guesses::default(),
+            names_are_secret: false,
             outputs: VecDeque::new(),
         }
+    }
+
+    /// Keeps the rooms' names out of logs: for some clients they are the key.
+    pub const fn hide_names(&mut self) {
+        self.names_are_secret = true;
     }
 
     /// Takes a new connection.
@@ -326,7 +333,7 @@ impl Rooms {
             let in_a_row = self.guesses.wrong_key(guesser, now);
             if in_a_row.is_power_of_two() {
                 let device = guesser.device;
-                warn!(%address, room = join.room, device, in_a_row, "refused a wrong key");
+                warn!(%address, room = shown(self.names_are_secret, &join.room), device, in_a_row, "refused a wrong key");
             }
             let refusal = Refusal::new("wrong-key", "no such room for this key");
             self.refuse(client, &refusal);
@@ -376,7 +383,10 @@ impl Rooms {
         }
         room.viewers.insert(client);
         let id = viewer_id(client);
-        info!(room = name, id, "viewer joined");
+        info!(
+            room = shown(self.names_are_secret, &name),
+            id, "viewer joined"
+        );
         let joined = ServerMessage::Joined {
             protocol: PROTOCOL,
             room: &name,
@@ -410,7 +420,7 @@ impl Rooms {
             Some(present) => Some(present.client),
             None => None,
         };
-        info!(room = name, "device joined");
+        info!(room = shown(self.names_are_secret, &name), "device joined");
         let id = device_id(client);
         let joined = ServerMessage::Joined {
             protocol: PROTOCOL,
@@ -559,13 +569,16 @@ impl Rooms {
         };
         if room.viewers.remove(&client) {
             let id = viewer_id(client);
-            info!(room = name, id, reason, "viewer left");
+            info!(
+                room = shown(self.names_are_secret, &name),
+                id, reason, "viewer left"
+            );
             if let Some(device) = &room.device {
                 let news = ServerMessage::ViewerLeft { id: &id, reason };
                 send(&mut self.outputs, device.client, &news);
             }
         } else if room.device.as_ref().is_some_and(|d| d.client == client) {
-            info!(room = name, "device left");
+            info!(room = shown(self.names_are_secret, &name), "device left");
             room.device = None;
             for viewer in &room.viewers {
                 send(&mut self.outputs, *viewer, &ServerMessage::DeviceLeft);
@@ -590,6 +603,11 @@ impl State {
             Self::Viewer { .. } | Self::Device { .. } | Self::Leaving => None,
         }
     }
+}
+
+/// Returns what a log may call a room.
+const fn shown(is_secret: bool, name: &str) -> &str {
+    if is_secret { "…" } else { name }
 }
 
 fn guesser(address: IpAddr, join: &Join) -> Guesser {

@@ -715,4 +715,119 @@ mod tests {
         link.handle_text(&joined(r#""v-9""#), now);
         assert_eq!(drain(&mut link), [], "joined once");
     }
+
+    fn link_of(dialect: Dialect, now: Instant) -> Link {
+        let join = Join {
+            room: "cam".to_owned(),
+            ..Join::default()
+        };
+        Link::new(Adapter::new(dialect, join), 1, now)
+    }
+
+    /// Connects whenever the link wants to, hears `texts`, and loses the connection if `closes`.
+    /// Returns what people were told, and how long each wait was.
+    fn attempts(
+        link: &mut Link,
+        texts: &[&str],
+        closes: bool,
+        mut now: Instant,
+    ) -> (Vec<Report>, Vec<Duration>) {
+        let mut reports = Vec::new();
+        let mut waits = Vec::new();
+        for _ in 0..50 {
+            link.handle_connected(now);
+            for text in texts {
+                link.handle_text(text, now);
+            }
+            if closes {
+                link.handle_closed("closed", now);
+            }
+            let outputs = drain(link);
+            reports.extend(outputs.into_iter().filter_map(|output| match output {
+                Output::Report(report) => Some(report),
+                _ => None,
+            }));
+            let until = link.poll_timeout().unwrap();
+            waits.push(until - now);
+            now = until;
+            link.handle_timeout(now);
+        }
+        (reports, waits)
+    }
+
+    const OPEN: &str = r#"0{"sid":"e","pingInterval":25000,"pingTimeout":20000,"maxPayload":9}"#;
+
+    #[test]
+    fn a_server_that_throws_us_out_is_told_once_with_its_reason() {
+        let now = crate::clock::now();
+        let mut link = link_of(Dialect::SocketioRooms, now);
+        let texts = [OPEN, r#"40{"sid":"s"}"#, "41"];
+        let (reports, waits) = attempts(&mut link, &texts, false, now);
+        assert!(matches!(&reports[..], [Report::Lost { .. }]), "{reports:?}");
+        assert!(
+            waits.iter().skip(10).sum::<Duration>() > S(300),
+            "{waits:?}"
+        );
+    }
+
+    #[test]
+    fn a_server_that_does_not_confirm_and_closes_is_never_said_to_be_joined() {
+        let start = crate::clock::now();
+        let mut link = link_of(Dialect::WsRooms, start);
+        let (reports, _) = attempts(&mut link, &[], true, start);
+        let reason = "closed".to_owned();
+        assert_eq!(reports, [Report::Lost { reason }]);
+        let now = start + S(3_600);
+        link.handle_connected(now);
+        assert!(!drain(&mut link).contains(&Output::Report(Report::Joined)));
+        link.handle_timeout(now + SILENT_CONSENT);
+        assert_eq!(drain(&mut link), [Output::Report(Report::Joined)]);
+    }
+
+    #[test]
+    fn a_full_room_is_said_once_and_asked_again_within_5_s() {
+        let now = crate::clock::now();
+        let mut link = link_of(Dialect::SocketioRooms, now);
+        let texts = [OPEN, r#"40{"sid":"s"}"#, r#"42["full"]"#];
+        let (reports, waits) = attempts(&mut link, &texts, false, now);
+        assert!(
+            matches!(&reports[..], [Report::Refused { code, .. }] if code == dialect::ROOM_FULL)
+        );
+        assert!(waits.iter().all(|wait| *wait <= MAX_FULL_RETRY));
+    }
+
+    #[test]
+    fn one_who_leaves_in_ayame_is_no_loss_to_speak_of() {
+        let now = crate::clock::now();
+        let mut link = link_of(Dialect::Ayame, now);
+        let texts = [r#"{"type":"accept"}"#, r#"{"type":"bye"}"#];
+        let (reports, _) = attempts(&mut link, &texts, false, now);
+        assert!(reports.iter().all(|report| *report == Report::Joined));
+    }
+
+    #[test]
+    fn reasons_that_take_turns_are_said_once_each() {
+        let mut now = crate::clock::now();
+        let mut link = link(now);
+        let mut reports = 0;
+        for n in 0..100 {
+            link.handle_closed(["refused", "unreachable"][n % 2], now);
+            let told = |o: &Output| matches!(o, Output::Report(_));
+            reports += drain(&mut link).into_iter().filter(told).count();
+            now = link.poll_timeout().unwrap();
+            link.handle_timeout(now);
+        }
+        assert_eq!(reports, 2);
+    }
+
+    #[test]
+    fn a_complaint_of_long_ago_is_not_why_a_connection_ends() {
+        let now = crate::clock::now();
+        let mut link = link(now);
+        enter(&mut link, "", now);
+        let complaint = r#"{"type":"error","code":"bad-message","message":"what"}"#;
+        link.handle_text(complaint, now);
+        link.handle_closed("reset", now + S(3_600));
+        assert!(drain(&mut link).contains(&lost("reset")));
+    }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod backoff;
 pub mod dialect;
+pub mod flow;
 pub mod keepalive;
 pub mod link;
 pub mod server_url;
