@@ -23,6 +23,7 @@ use super::protocol::{
     ClientMessage, Content, Inside, Join, PROTOCOL, Refusal, Role, ServerMessage, parse,
 };
 use crate::config::Secret;
+use crate::signaling::MAX_MESSAGE_BYTES;
 use crate::turn::credentials::IceServers;
 
 /// How long a client may take to join.
@@ -232,9 +233,9 @@ impl Rooms {
         }
     }
 
-    /// Takes note that a client's message was over the limit and was not read.
+    /// Takes note that a client's message was over the limit and was not read, or cannot be passed on.
     pub fn handle_too_large(&mut self, client: ClientId) {
-        let message = format!("over {} bytes", crate::signaling::MAX_MESSAGE_BYTES);
+        let message = format!("over {MAX_MESSAGE_BYTES} bytes");
         self.refuse(client, &Refusal::new("too-large", message));
     }
 
@@ -477,10 +478,15 @@ impl Rooms {
                 return;
             }
         };
+        let text = relayed.to_text();
+        if text.len() > MAX_MESSAGE_BYTES {
+            // With its sender's name in it, it would end the device's connection.
+            return self.handle_too_large(client);
+        }
         match self.rooms.get(room).and_then(|r| r.device.as_ref()) {
             Some(device) => self.outputs.push_back(Output::Send {
                 client: device.client,
-                text: relayed.to_text(),
+                text,
                 viewer: Some(client),
             }),
             None if matches!(content, Content::Offer(_) | Content::Call) => {

@@ -449,6 +449,25 @@ fn a_message_that_is_too_large_closes() {
 }
 
 #[test]
+fn a_message_that_the_device_could_not_read_closes_its_viewer_and_not_the_device() {
+    let mut world = World::new();
+    world.device(D, "i");
+    world.viewer(V);
+    let largest = MAX_MESSAGE_BYTES - r#","from":"""#.len() - V_ID.len();
+    let told = world.say(V, &large_offer(largest));
+    assert_eq!(told[0].len(), "d ".len() + MAX_MESSAGE_BYTES);
+    world.now += Duration::from_secs(1);
+    assert_eq!(
+        world.say(V, &large_offer(largest + 1)),
+        [
+            r#"1 {"type":"error","code":"too-large","message":"over 131072 bytes"}"#.to_owned(),
+            format!(r#"d {{"type":"viewer-left","id":"{V_ID}","reason":"lost"}}"#),
+            "1 closed".to_owned(),
+        ]
+    );
+}
+
+#[test]
 fn any_bytes_leave_the_server_standing() {
     let mut w = World::new();
     let mut seed = 1_u64;

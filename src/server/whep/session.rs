@@ -166,6 +166,9 @@ impl Session {
             FromRoom::DeviceJoined { instance } if instance != self.instance => self.end(),
             FromRoom::DeviceJoined { .. } => self.away_until = None,
             FromRoom::Answer { answer } => self.handle_answer(&answer.sdp),
+            // News of the connection, which goes on trying; the answer comes as well.
+            FromRoom::Error(Refusal { code, .. })
+                if code == "no-path" || code == "no-encryption" => {}
             FromRoom::Error(refusal) => {
                 if self.restart.take().is_some() {
                     let problem = Problem::from(refusal);
@@ -449,6 +452,23 @@ mod tests {
         assert_eq!(hear(&mut s, error, now), refused(Problem::NoDevice));
         let old = patch(&mut s, "\"1\"", CANDIDATE, now);
         assert_eq!(old[0], Output::Patched(Ok(Patched::Trickled)));
+    }
+
+    #[test]
+    fn a_restart_outlives_the_news_that_there_is_no_connection_yet() {
+        let now = crate::clock::now();
+        for code in ["no-path", "no-encryption"] {
+            let mut s = session(now);
+            restart(&mut s, now);
+            let error = r#"{"type":"error","from":"device","code":"CODE","message":"m"}"#;
+            assert_eq!(hear(&mut s, &error.replace("CODE", code), now), []);
+            let [Output::Patched(Ok(Patched::Restarted { tag, .. }))] =
+                &hear(&mut s, ANSWER, now)[..]
+            else {
+                panic!("the restart was given up");
+            };
+            assert_eq!(tag, "\"2\"");
+        }
     }
 
     #[test]
