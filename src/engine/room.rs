@@ -52,6 +52,15 @@ impl Engine {
                 // Its offer comes a round trip later.
                 self.network.turn.relays.want(now);
             }
+            RoomEvent::StillThere(viewer) => {
+                let seat = seat(viewer);
+                let viewer = seat.viewer.clone();
+                match self.roster.is_connected(&seat) {
+                    Some(true) => self.say(room, RoomMessage::Connected { viewer }),
+                    Some(false) => {}
+                    None => self.say(room, RoomMessage::Ended { viewer }),
+                }
+            }
             RoomEvent::ViewerLeft { viewer, on_purpose } => {
                 let seat = seat(viewer);
                 self.waiting.retain(|waiting| waiting.seat != seat);

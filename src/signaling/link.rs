@@ -191,7 +191,7 @@ impl Link {
     }
 
     /// Takes a message of the engine. While we are out of the room nobody can be told anything:
-    /// it is dropped, and viewers begin anew when the device is back. Only an end is news for later.
+    /// it is dropped, and viewers begin anew when the device is back.
     pub fn handle_message(&mut self, message: &RoomMessage, now: Instant) {
         if matches!(self.state, State::Joined { .. }) {
             self.adapter.handle_message(message, now);
@@ -203,9 +203,6 @@ impl Link {
             // Whose media runs matters once we are back; nothing can be said of it now.
             self.adapter.handle_message(message, now);
             while self.adapter.poll_output().is_some() {}
-            if let RoomMessage::Ended { viewer } = message {
-                self.adapter.handle_ended_unheard(viewer);
-            }
         }
     }
 
@@ -523,27 +520,21 @@ mod tests {
             on_purpose: false,
         };
         let came = RoomEvent::ViewerJoined(viewer("v-3"));
-        assert_eq!(outputs[3..], [Output::Event(left), Output::Event(came)]);
+        let stayed = RoomEvent::StillThere(viewer("v-2"));
+        assert_eq!(outputs[3..], [left, came, stayed].map(Output::Event));
     }
 
     #[test]
-    fn who_stayed_is_told_that_its_media_ended_meanwhile() {
-        let mut now = crate::clock::now();
+    fn who_stayed_is_named_so_that_it_can_be_told_what_became_of_its_media() {
+        let now = crate::clock::now();
         let mut link = link(now);
         enter(&mut link, r#""v-1","v-2""#, now);
         link.handle_closed("reset", now);
-        for name in ["v-1", "v-2", "v-9"] {
-            let viewer = viewer(name);
-            link.handle_message(&RoomMessage::Ended { viewer }, now);
-        }
-        now = link.poll_timeout().unwrap();
-        link.handle_timeout(now);
-        drain(&mut link);
-        let outputs = enter(&mut link, r#""v-2""#, now);
-        let ended = r#"{"type":"ended","to":"v-2"}"#.to_owned();
-        assert_eq!(outputs.last(), Some(&Output::Send(ended.clone())));
-        let sent = |o: &&Output| matches!(o, Output::Send(text) if *text == ended);
-        assert_eq!(outputs.iter().filter(sent).count(), 1);
+        let later = link.poll_timeout().unwrap();
+        link.handle_timeout(later);
+        let outputs = enter(&mut link, r#""v-2""#, later);
+        let stayed = Output::Event(RoomEvent::StillThere(viewer("v-2")));
+        assert_eq!(outputs.last(), Some(&stayed));
     }
 
     #[test]

@@ -116,6 +116,9 @@ pub enum RoomEvent {
     Disconnected,
     /// A viewer entered the room. It will offer, or ask for ours.
     ViewerJoined(ViewerId),
+    /// A viewer was in the room before we were out of it, and still is. It may not have heard what became
+    /// of its media.
+    StillThere(ViewerId),
     /// A viewer is to be offered a new peer connection.
     Call {
         /// Whom.

@@ -292,6 +292,13 @@ impl Roster {
         self.sessions.get(&session).map(|e| &e.viewer)
     }
 
+    /// Returns whether a viewer receives media; `None` where it has no session at all.
+    #[must_use]
+    pub fn is_connected(&self, viewer: &Seat) -> Option<bool> {
+        let connected = self.entries_of(viewer).map(|entry| entry.connected);
+        connected.max()
+    }
+
     /// Returns how many viewers there are, connected or connecting.
     #[must_use]
     pub fn viewers(&self) -> usize {
@@ -382,7 +389,10 @@ mod tests {
         let mut roster = Roster::new(8);
         let first = admit(&mut roster, "a", "1");
         let second = admit(&mut roster, "a", "2");
+        assert_eq!(roster.is_connected(&viewer("a")), Some(false));
         assert_eq!(roster.handle_connected(second), [first]);
+        assert_eq!(roster.is_connected(&viewer("a")), Some(true));
+        assert_eq!(roster.is_connected(&viewer("b")), None);
         assert_eq!((roster.viewers(), roster.connected_viewers()), (1, 1));
     }
 

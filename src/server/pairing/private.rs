@@ -542,7 +542,8 @@ impl Pairing {
             RoomEvent::Joined { .. }
             | RoomEvent::Disconnected
             | RoomEvent::IceServers(_)
-            | RoomEvent::ViewerJoined(_) => {
+            | RoomEvent::ViewerJoined(_)
+            | RoomEvent::StillThere(_) => {
                 return;
             }
         };

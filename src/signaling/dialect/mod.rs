@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::{IceServer, MAX_MESSAGE_BYTES, RoomEvent, RoomMessage, ViewerId};
+use super::{IceServer, MAX_MESSAGE_BYTES, RoomEvent, RoomMessage};
 use crate::config::{CallEvents, Dialect, Secret};
 
 mod ayame;
@@ -163,14 +163,6 @@ impl Adapter {
     /// Takes a message of the engine.
     pub fn handle_message(&mut self, message: &RoomMessage, now: Instant) {
         each!(self, it => it.handle_message(message, now));
-    }
-
-    /// Takes note that a viewer's media ended while we were out of the room. Most protocols have no word for
-    /// it.
-    pub fn handle_ended_unheard(&mut self, viewer: &ViewerId) {
-        if let Self::Roomcam(adapter) = self {
-            adapter.handle_ended_unheard(viewer);
-        }
     }
 
     /// Says good-bye, as far as the protocol knows one.

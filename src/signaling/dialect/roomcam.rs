@@ -106,8 +106,6 @@ pub struct Roomcam {
     is_joined: bool,
     /// Who is in the room, as far as we know.
     viewers: BTreeSet<ViewerId>,
-    /// Of these, whose media ended while we were away.
-    ended: BTreeSet<ViewerId>,
     outputs: VecDeque<Output>,
 }
 
@@ -117,7 +115,6 @@ impl Roomcam {
             join,
             is_joined: false,
             viewers: BTreeSet::new(),
-            ended: BTreeSet::new(),
             outputs: VecDeque::new(),
         }
     }
@@ -233,12 +230,6 @@ impl Roomcam {
         self.outputs.push_back(Output::Send(to_text(&message)));
     }
 
-    pub(super) fn handle_ended_unheard(&mut self, viewer: &ViewerId) {
-        if self.viewers.contains(viewer) {
-            self.ended.insert(viewer.clone());
-        }
-    }
-
     pub(super) fn handle_leave(&mut self) {
         let bye = to_text(&DeviceMessage::Bye);
         self.outputs.push_back(Output::Send(bye));
@@ -256,7 +247,7 @@ impl Roomcam {
         self.outputs.pop_front()
     }
 
-    /// Tells who came and who left while we were away, and those who stayed that their media ended.
+    /// Tells who came, who left and who stayed while we were away.
     fn meet(&mut self, present: Vec<ViewerId>) {
         let present = present.into_iter().filter(is_id).take(MAX_VIEWERS);
         let present: BTreeSet<ViewerId> = present.collect();
@@ -268,11 +259,8 @@ impl Roomcam {
         for viewer in present.difference(&known).cloned() {
             self.event(RoomEvent::ViewerJoined(viewer));
         }
-        for viewer in std::mem::take(&mut self.ended) {
-            if present.contains(&viewer) {
-                let ended = to_text(&DeviceMessage::Ended { to: &viewer });
-                self.outputs.push_back(Output::Send(ended));
-            }
+        for viewer in present.intersection(&known).cloned() {
+            self.event(RoomEvent::StillThere(viewer));
         }
     }
 
