@@ -482,12 +482,10 @@ impl Client {
     fn handle_error(&mut self, transaction: &Transaction, message: &Message<'_>, now: Instant) {
         let request = transaction.request;
         let code = message.error_code().unwrap_or_default();
-        let is_first = self.challenge.is_none();
         // 401: sign it; also the answer of a server that was restarted. 438: the nonce is too old.
         if matches!(code, 401 | 438) && transaction.challenges < MAX_CHALLENGES {
-            let is_new = self.accept_challenge(message);
-            // The same challenge again means that our answer to it is wrong.
-            if is_new || is_first {
+            // The challenge that was answered already means that our answer to it is wrong.
+            if self.accept_challenge(message) && !transaction.answers_challenge_of(message) {
                 self.request(request, transaction.challenges + 1, now);
                 return;
             }
@@ -505,7 +503,7 @@ impl Client {
         }
     }
 
-    /// Returns whether there is something new in it.
+    /// Returns whether there is one in it.
     fn accept_challenge(&mut self, message: &Message<'_>) -> bool {
         let Some(nonce) = message.attribute(attribute::NONCE) else {
             return false;
@@ -516,13 +514,12 @@ impl Client {
             .or_else(|| known.map(|challenge| challenge.realm.as_slice()))
             .unwrap_or_default()
             .to_vec();
-        let is_new = known.is_none_or(|known| known.nonce != nonce || known.realm != realm);
         self.challenge = Some(Challenge {
             nonce: nonce.to_vec(),
             key: long_term_key(&self.credentials, &realm),
             realm,
         });
-        is_new
+        true
     }
 
     fn repeat_requests(&mut self, now: Instant) {
@@ -624,6 +621,20 @@ impl Client {
         self.transactions.clear();
         self.permissions.clear();
         self.channels.clear();
+    }
+}
+
+impl Transaction {
+    /// Returns whether it was signed for the challenge in `message`. Requests that are under way at once
+    /// are all challenged when the nonce changes.
+    fn answers_challenge_of(&self, message: &Message<'_>) -> bool {
+        let Some(request) = Message::read(&self.message) else {
+            return false;
+        };
+        let is_same = |kind| request.attribute(kind) == message.attribute(kind);
+        let is_same_realm =
+            message.attribute(attribute::REALM).is_none() || is_same(attribute::REALM);
+        is_same(attribute::NONCE) && is_same_realm
     }
 }
 

@@ -311,6 +311,20 @@ fn an_allocation_is_kept_for_days_through_changing_nonces() {
 }
 
 #[test]
+fn requests_that_were_under_way_when_the_nonce_changed_are_all_signed_anew() {
+    let mut w = World::allocated();
+    w.nonce = b"second";
+    for ip in 1..=3 {
+        let peer = SocketAddr::from(([203, 0, 113, ip], 9));
+        w.client.send(peer, CHECK, w.now);
+    }
+    w.client.request(Request::Refresh, 0, w.now);
+    w.run();
+    assert_eq!(w.ended(), None);
+    assert_eq!(w.relayed.len(), 3, "{:?}", w.heard);
+}
+
+#[test]
 fn who_is_gone_is_forgotten() {
     let mut w = World::allocated();
     w.client.send(peer(1), MEDIA, w.now);
