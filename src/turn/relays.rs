@@ -169,6 +169,12 @@ impl Line {
         self.client.as_ref().and_then(Client::relayed)
     }
 
+    /// When media last went through it, or it was lent.
+    fn last_used(&self) -> Option<Instant> {
+        let used = self.client.as_ref().and_then(Client::last_sent);
+        used.max(self.lent_at)
+    }
+
     /// When another one is to take its place.
     fn renew_at(&self) -> Option<Instant> {
         Some(self.lent_at? + self.server.source.renew_after()?)
@@ -445,7 +451,7 @@ impl Relays {
             return;
         };
         if self.lines.len() >= MAX_LINES {
-            self.remove(0);
+            self.remove(self.longest_unused());
         }
         let patience = match server.url.transport {
             Transport::Udp => Duration::from_millis(1_500),
@@ -543,13 +549,19 @@ impl Relays {
         }
         let newest = self.lines.len().saturating_sub(1);
         let is_idle = |(at, line): &(usize, &Line)| {
-            let used = line.client.as_ref().and_then(Client::last_sent);
-            let since = used.max(line.lent_at);
+            let since = line.last_used();
             *at < newest && since.is_none_or(|since| since + RETIRES_AFTER <= now)
         };
         if let Some((at, _)) = self.lines.iter().enumerate().find(is_idle) {
             self.remove(at);
         }
+    }
+
+    /// Which line is missed least: media stays where it is.
+    fn longest_unused(&self) -> usize {
+        let lines = self.lines.iter().enumerate();
+        let longest = lines.min_by_key(|(_, line)| line.last_used());
+        longest.map_or(0, |(at, _)| at)
     }
 
     fn remove(&mut self, at: usize) -> Option<Line> {

@@ -332,3 +332,16 @@ fn a_flood_of_servers_is_bounded() {
     assert!(w.opened.len() <= 60 && w.relays.lines.len() <= MAX_LINES);
     assert!(w.relays.told.len() <= MAX_SERVERS * 4);
 }
+
+#[test]
+fn running_media_stays_on_its_address_through_many_renewals() {
+    let mut webrtc = own(&["turn:a.example"]);
+    webrtc.turn.lifetime_s = 20;
+    let mut w = World::new(&[]);
+    w.relays = Relays::new(&webrtc);
+    w.want();
+    let first = w.lent[0];
+    w.watched_for(Duration::from_secs(120), Some(first));
+    assert!(w.lent.len() > 4);
+    assert!(w.relays.is_lent(first), "somebody watches through it");
+}
