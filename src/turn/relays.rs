@@ -491,7 +491,6 @@ impl Relays {
                         line.lent_at = Some(now);
                         self.phase = Phase::Resting;
                         self.gather_until = None;
-                        self.retry = FIRST_RETRY;
                         self.favourite = Some(line.server.url.clone());
                         self.outputs.push_back(Output::Lent(address));
                         let server = line.server.url.to_string();
@@ -535,10 +534,23 @@ impl Relays {
             self.told.clear();
         }
         self.told.insert(server, told);
-        if line.lent_at.is_some() {
-            self.try_all(now);
-        } else {
-            self.try_next(now);
+        match line.lent_at {
+            Some(at) if at + FIRST_RETRY <= now => {
+                self.retry = FIRST_RETRY;
+                self.try_all(now);
+            }
+            // It lends and drops at once: the others have a try, once.
+            Some(_) => {
+                let mut servers = VecDeque::new();
+                if self.retry == FIRST_RETRY {
+                    servers.extend(self.servers());
+                    servers.retain(|server| server.url != line.server.url);
+                    self.retry *= 2;
+                }
+                self.phase = Phase::Trying(servers);
+                self.try_next(now);
+            }
+            None => self.try_next(now),
         }
     }
 

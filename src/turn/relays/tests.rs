@@ -345,3 +345,17 @@ fn running_media_stays_on_its_address_through_many_renewals() {
     assert!(w.lent.len() > 4);
     assert!(w.relays.is_lent(first), "somebody watches through it");
 }
+
+#[test]
+fn a_server_that_lends_and_drops_again_is_asked_ever_more_rarely() {
+    let mut w = World::new(&["turn:a.example", "turn:a.example?transport=tcp"]);
+    w.want();
+    for _ in 0..120 {
+        let newest = w.relays.lines.last().map(|line| line.id);
+        if let Some(line) = newest {
+            w.relays.lose(line, "forgot our relay", "", w.now);
+        }
+        w.watched_for(Duration::from_secs(1), None);
+    }
+    assert!(w.opened.len() <= 8, "{}", w.opened.len());
+}
