@@ -6,10 +6,12 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
@@ -23,6 +25,9 @@ const MAX_DATAGRAM_BYTES: usize = 2_048;
 
 /// How much of a stream is read at once, in bytes.
 const READ_BYTES: usize = 16 * 1024;
+
+/// How long a stream may take nothing at all. Whoever waits for answers gives up before.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a connection reports.
 #[derive(Debug)]
@@ -70,7 +75,11 @@ pub(super) async fn run(
             }
         })
     };
-    let connected: io::Result<Connection> = connected.await;
+    let connected: io::Result<Connection> = tokio::select! {
+        connected = connected => connected,
+        // Nothing is to be sent before it is up: it was given up.
+        None = outgoing.recv() => return,
+    };
     match connected {
         Err(error) => {
             reports.send(WireEvent::Failed(error.to_string())).await;
@@ -194,12 +203,12 @@ async fn move_stream(
     };
     let writing = async {
         while let Some(message) = outgoing.recv().await {
-            to_server.write_all(&message).await?;
+            timeout(WRITE_TIMEOUT, to_server.write_all(&message)).await??;
             if outgoing.is_empty() {
-                to_server.flush().await?;
+                timeout(WRITE_TIMEOUT, to_server.flush()).await??;
             }
         }
-        to_server.shutdown().await
+        timeout(WRITE_TIMEOUT, to_server.shutdown()).await?
     };
     let ended: io::Result<()> = tokio::select! {
         ended = reading => ended,
@@ -207,5 +216,62 @@ async fn move_stream(
     };
     if let Err(error) = ended {
         reports.send(failure(&error)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::WebRtc;
+    use crate::turn::relays::{Output, Relays};
+
+    /// A line to `url`, and what it reports.
+    fn line(url: &str) -> (TurnUrl, Reports, mpsc::Receiver<(LineId, WireEvent)>) {
+        let mut webrtc = WebRtc::default();
+        webrtc.turn.urls = vec![url.to_owned()];
+        let mut relays = Relays::new(&webrtc);
+        relays.want(crate::clock::now());
+        let Some(Output::Open { line, url }) = relays.poll_output() else {
+            panic!("a line is opened first");
+        };
+        let (events, reported) = mpsc::channel(4);
+        (url, Reports { line, events }, reported)
+    }
+
+    #[tokio::test]
+    async fn nothing_is_left_of_a_server_that_says_nothing() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let (url, reports, _reported) = line(&format!("turns:{address}"));
+        let (sender, outgoing) = mpsc::channel(1);
+        let running = tokio::spawn(run(url, Authorities::default(), reports, outgoing));
+        let (_stream, _) = server.accept().await.unwrap();
+        drop(sender);
+        let ended = timeout(WRITE_TIMEOUT / 2, running).await;
+        ended.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn nothing_is_left_of_a_server_that_reads_nothing() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let (url, reports, mut reported) = line(&format!("turn:{address}?transport=tcp"));
+        let (sender, outgoing) = mpsc::channel(1);
+        let running = tokio::spawn(run(url, Authorities::default(), reports, outgoing));
+        let (_stream, _) = server.accept().await.unwrap();
+        assert!(matches!(
+            reported.recv().await,
+            Some((_, WireEvent::Opened))
+        ));
+        // More than the kernel keeps for both ends.
+        let fill = async { while sender.send(vec![0; 1 << 20]).await.is_ok() {} };
+        let ended = timeout(WRITE_TIMEOUT * 2, fill).await;
+        ended.unwrap();
+        drop(sender);
+        running.await.unwrap();
+        let (_, last) = reported.recv().await.unwrap();
+        assert!(matches!(last, WireEvent::Unreachable), "{last:?}");
     }
 }
