@@ -65,15 +65,8 @@ pub(super) async fn run(
     mut outgoing: mpsc::Receiver<Vec<u8>>,
 ) {
     let connected = async {
-        let address = resolve(&url).await?;
-        Ok(match url.transport {
-            Transport::Udp => Connection::Udp(datagrams(address).await?),
-            Transport::Tcp => Connection::Stream(Box::new(stream(address).await?)),
-            Transport::Tls => {
-                let stream = stream(address).await?;
-                Connection::Stream(Box::new(encrypted(&url.host, authorities, stream).await?))
-            }
-        })
+        let addresses = resolve(&url).await?;
+        connect(&url, &addresses, &authorities).await
     };
     let connected: io::Result<Connection> = tokio::select! {
         connected = connected => connected,
@@ -104,13 +97,40 @@ enum Connection {
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-async fn resolve(url: &TurnUrl) -> io::Result<SocketAddr> {
+/// IPv4 first, as viewers' addresses mostly are.
+async fn resolve(url: &TurnUrl) -> io::Result<Vec<SocketAddr>> {
     let addresses = tokio::net::lookup_host((url.host.as_str(), url.port)).await?;
-    let addresses: Vec<_> = addresses.collect();
-    let v4 = addresses.iter().find(|address| address.is_ipv4());
-    let any = v4.or_else(|| addresses.first());
-    any.copied()
-        .ok_or_else(|| io::Error::other("the name has no address"))
+    let mut addresses: Vec<_> = addresses.collect();
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    Ok(addresses)
+}
+
+/// Connects to the first of `addresses` that can be reached: a network may have IPv6 alone.
+async fn connect(
+    url: &TurnUrl,
+    addresses: &[SocketAddr],
+    authorities: &Authorities,
+) -> io::Result<Connection> {
+    let mut last = io::Error::other("the name has no address");
+    for &address in addresses {
+        let connected = match url.transport {
+            Transport::Udp => datagrams(address).await.map(Connection::Udp),
+            Transport::Tcp => stream(address)
+                .await
+                .map(|stream| Connection::Stream(Box::new(stream))),
+            Transport::Tls => match stream(address).await {
+                Ok(stream) => encrypted(&url.host, authorities.clone(), stream)
+                    .await
+                    .map(|stream| Connection::Stream(Box::new(stream))),
+                Err(error) => Err(error),
+            },
+        };
+        match connected {
+            Ok(connection) => return Ok(connection),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// A socket of its own: a server knows allocations by our port, and may still hold an old one.
@@ -251,6 +271,24 @@ mod tests {
         drop(sender);
         let ended = timeout(WRITE_TIMEOUT / 2, running).await;
         ended.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn where_the_first_address_of_a_name_leads_nowhere_the_next_is_tried() {
+        let server = TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()));
+        let no_network = SocketAddr::from(([255, 255, 255, 255], address.port()));
+        let authorities = Authorities::default();
+        for transport in ["tcp", "udp"] {
+            let url = format!("turn:turn.example?transport={transport}");
+            let url = url.parse().unwrap();
+            connect(&url, &[no_network, nobody, address], &authorities)
+                .await
+                .unwrap();
+        }
+        let url = "turn:turn.example".parse().unwrap();
+        assert!(connect(&url, &[], &authorities).await.is_err());
     }
 
     #[tokio::test]
