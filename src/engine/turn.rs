@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use crate::clock;
 use crate::config::WebRtc;
 use crate::signaling::websocket::Authorities;
+use crate::turn::message::{Message, class};
 use crate::turn::relays::{LineId, Output, Relays, Report};
 
 mod wire;
@@ -17,6 +18,10 @@ use wire::{Reports, WireEvent};
 
 /// How many messages may wait for one server: a keyframe for 16 viewers.
 const MAX_QUEUED_MESSAGES: usize = 2_048;
+
+/// How many of them are kept for requests: on a stream they are not repeated, and one that is lost looks
+/// like a server that is gone. Each address of a viewer has two, and all may be due at once.
+const RESERVED_MESSAGES: usize = 512;
 
 /// How many reports may wait for the engine; then the connections wait.
 const MAX_QUEUED_EVENTS: usize = 256;
@@ -117,8 +122,8 @@ impl Turn {
                 }
                 Output::Write { line, message } => {
                     let sender = self.lines.get(&line);
-                    // full: newest lost; viewers ask for packets again, we for answers
-                    if sender.is_some_and(|sender| sender.try_send(message).is_err()) {
+                    // full: newest lost; viewers ask for packets again
+                    if sender.is_some_and(|sender| !post(sender, message)) {
                         self.dropped += 1;
                         tracing::debug!(dropped = self.dropped, "the TURN server takes no more");
                     }
@@ -136,5 +141,32 @@ impl Turn {
             }
         }
         news
+    }
+}
+
+/// Returns whether there is room for `message`.
+fn post(sender: &mpsc::Sender<Vec<u8>>, message: Vec<u8>) -> bool {
+    const CLASS: u16 = 0x110;
+    let is_request =
+        Message::read(&message).is_some_and(|message| message.kind & CLASS == class::REQUEST);
+    let reserved = if is_request { 0 } else { RESERVED_MESSAGES };
+    sender.capacity() > reserved && sender.try_send(message).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::turn::message::{Writer, channel_data, method};
+
+    #[test]
+    fn requests_find_room_where_media_does_not() {
+        let (sender, _outgoing) = mpsc::channel(MAX_QUEUED_MESSAGES);
+        let media = channel_data(0x4000, &[0x80; 1_200], true);
+        let check = Writer::new(method::SEND | class::INDICATION, [1; 12]).unsigned();
+        let refresh = Writer::new(method::REFRESH | class::REQUEST, [1; 12]).unsigned();
+        while post(&sender, media.clone()) {}
+        assert_eq!(sender.capacity(), RESERVED_MESSAGES);
+        assert!(!post(&sender, check));
+        assert!(post(&sender, refresh));
     }
 }
