@@ -284,8 +284,7 @@ impl Relays {
 
     /// Takes note that a connection could not be made.
     pub fn handle_failed(&mut self, id: LineId, reason: &str, now: Instant) {
-        let remedy = "check the URL, the network and the server's certificate";
-        self.lose(id, reason, remedy, now);
+        self.lose(id, reason, UNREACHABLE_REMEDY, now);
     }
 
     /// Takes note that the network says that there is nobody, or that a stream ended.
@@ -348,8 +347,13 @@ impl Relays {
         }
         self.drain(now);
         let late = |line: &&Line| line.give_up_at.is_some_and(|at| at <= now);
-        while let Some(id) = self.lines.iter().find(late).map(|line| line.id) {
-            self.lose(id, "does not answer", SILENT_REMEDY, now);
+        while let Some(line) = self.lines.iter().find(late) {
+            let (reason, remedy) = match line.client {
+                Some(_) => ("does not answer", SILENT_REMEDY),
+                // The name is still being looked up, or a stream being opened.
+                None => ("cannot be reached in time", UNREACHABLE_REMEDY),
+            };
+            self.lose(line.id, reason, remedy, now);
         }
         self.retire(now);
         match self.phase {
@@ -594,6 +598,9 @@ impl Relays {
         Some(line)
     }
 }
+
+const UNREACHABLE_REMEDY: &str =
+    "check its URL, the network and its name servers, a firewall, and the server's certificate";
 
 const SILENT_REMEDY: &str =
     "check that it runs, and that a firewall lets this device reach its port";

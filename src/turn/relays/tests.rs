@@ -359,3 +359,17 @@ fn a_server_that_lends_and_drops_again_is_asked_ever_more_rarely() {
     }
     assert!(w.opened.len() <= 8, "{}", w.opened.len());
 }
+
+#[test]
+fn a_name_that_is_looked_up_for_too_long_is_told_from_a_server_that_is_silent() {
+    let mut relays = Relays::new(&own(&["turn:a.example"]));
+    let t0 = crate::clock::now();
+    relays.want(t0);
+    relays.handle_timeout(t0 + Duration::from_secs(2));
+    let status = relays.status();
+    assert!(
+        matches!(&status, Status::Failed { reason, remedy, .. }
+            if reason == "cannot be reached in time" && remedy.contains("name servers")),
+        "{status:?}"
+    );
+}
