@@ -18,6 +18,7 @@
 //! Pure: no sockets, no clock; transaction ids come from a seed.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -142,11 +143,17 @@ enum State {
 }
 
 /// How the server wants requests to be signed.
-#[derive(Debug)]
 struct Challenge {
     realm: Vec<u8>,
     nonce: Vec<u8>,
+    /// As good as the password.
     key: [u8; 16],
+}
+
+impl fmt::Debug for Challenge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Challenge").finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -431,3 +431,9 @@ fn a_flood_of_addresses_is_bounded() {
     }
     assert_eq!(w.client.channels.len(), MAX_CHANNELS);
 }
+
+#[test]
+fn the_key_is_not_shown() {
+    let w = World::allocated();
+    assert!(!format!("{:?}", w.client).contains(&format!("{:?}", w.key())));
+}
