@@ -177,7 +177,11 @@ async fn move_datagrams(
             message = outgoing.recv() => match message {
                 Some(message) => match socket.send(&message).await {
                     Ok(_) => continue,
-                    Err(error) => failure(&error),
+                    Err(error) if is_nobody(&error) => failure(&error),
+                    Err(error) => {
+                        tracing::debug!(%error, "a datagram to the TURN server was lost");
+                        continue;
+                    }
                 },
                 None => return,
             },
@@ -185,13 +189,23 @@ async fn move_datagrams(
                 Ok(length) => {
                     WireEvent::Message(buffer.get(..length).unwrap_or_default().to_vec())
                 }
-                Err(error) => failure(&error),
+                Err(error) if is_nobody(&error) => failure(&error),
+                Err(error) => {
+                    tracing::debug!(%error, "the network had something to say of the TURN server");
+                    continue;
+                }
             },
         };
         if !reports.send(event).await {
             return;
         }
     }
+}
+
+/// Returns whether a host says that nobody listens there. All else is said of the way to it, which may
+/// be back in a moment, or of this machine.
+fn is_nobody(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionRefused
 }
 
 fn failure(error: &io::Error) -> WireEvent {
@@ -258,6 +272,21 @@ mod tests {
         };
         let (events, reported) = mpsc::channel(4);
         (url, Reports { line, events }, reported)
+    }
+
+    #[test]
+    fn a_network_that_is_away_for_a_moment_takes_no_relay_with_it() {
+        let is_nobody = |code| is_nobody(&io::Error::from_raw_os_error(code));
+        assert!(is_nobody(libc::ECONNREFUSED));
+        let others = [
+            libc::ENETUNREACH,
+            libc::EHOSTUNREACH,
+            libc::ENETDOWN,
+            libc::EPERM,
+            libc::ENOBUFS,
+            libc::EMSGSIZE,
+        ];
+        assert!(!others.into_iter().any(is_nobody));
     }
 
     #[tokio::test]
