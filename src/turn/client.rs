@@ -177,9 +177,13 @@ struct Transaction {
 #[derive(Debug)]
 struct Permission {
     standing: Standing,
+    /// When it was asked for first.
+    since: Instant,
     /// When it is renewed, or forgotten.
     due: Option<Instant>,
     used: bool,
+    /// Whether more than STUN went there.
+    has_media: bool,
 }
 
 #[derive(Debug)]
@@ -245,13 +249,18 @@ impl Client {
         if relayed.is_ipv4() != peer.is_ipv4() {
             return;
         }
-        if !is_stun(datagram) {
+        let is_media = !is_stun(datagram);
+        if is_media {
             self.last_sent = Some(now);
         }
-        let is_full = self.permissions.len() >= MAX_PERMISSIONS;
+        // full: lost; unused permissions make room within minutes
+        if !self.permissions.contains_key(&peer.ip()) && !self.make_room() {
+            return;
+        }
         match self.permissions.get_mut(&peer.ip()) {
             Some(permission) => {
                 permission.used = true;
+                permission.has_media |= is_media;
                 match &mut permission.standing {
                     Standing::Granted => self.send_permitted(peer, datagram, now),
                     Standing::Asked(waiting) => {
@@ -264,17 +273,17 @@ impl Client {
                     Standing::Denied => {}
                 }
             }
-            None if !is_full => {
+            None => {
                 let permission = Permission {
                     standing: Standing::Asked(VecDeque::from([(peer, datagram.to_vec())])),
+                    since: now,
                     due: None,
                     used: true,
+                    has_media: is_media,
                 };
                 self.permissions.insert(peer.ip(), permission);
                 self.request(Request::Permit(peer.ip()), 0, now);
             }
-            // full: lost; unused permissions make room within minutes
-            None => {}
         }
     }
 
@@ -403,6 +412,22 @@ impl Client {
             self.outputs.push_back(Output::Send(message));
         }
         self.forget();
+    }
+
+    /// Returns whether there is room for another permission. The oldest makes it that was for checks
+    /// alone: a viewer may have any number of addresses, and others are to be served as well.
+    fn make_room(&mut self) -> bool {
+        if self.permissions.len() < MAX_PERMISSIONS {
+            return true;
+        }
+        let checked = self.permissions.iter().filter(|(_, p)| !p.has_media);
+        let Some((&oldest, _)) = checked.min_by_key(|(_, p)| p.since) else {
+            return false;
+        };
+        self.permissions.remove(&oldest);
+        self.transactions
+            .retain(|transaction| transaction.request != Request::Permit(oldest));
+        true
     }
 
     fn send_permitted(&mut self, peer: SocketAddr, datagram: &[u8], now: Instant) {

@@ -433,6 +433,27 @@ fn a_flood_of_addresses_is_bounded() {
 }
 
 #[test]
+fn a_viewer_with_hundreds_of_addresses_keeps_no_other_from_connecting_or_watching() {
+    let mut w = World::allocated();
+    w.client.send(peer(1), MEDIA, w.now);
+    w.run();
+    for n in 0..1_000_u32 {
+        let flood = SocketAddr::new(std::net::Ipv4Addr::from_bits(0x0a00_0000 + n).into(), 9);
+        w.client.send(flood, CHECK, w.now);
+        w.pass(Duration::from_millis(1));
+        assert!(w.client.transactions.len() <= MAX_PERMISSIONS);
+    }
+    w.run();
+    assert_eq!(w.client.permissions.len(), MAX_PERMISSIONS);
+    assert!(w.client.permissions.contains_key(&peer(1).ip()));
+    w.heard.clear();
+    w.client
+        .send(([203, 0, 113, 10], 1).into(), b"\x00last", w.now);
+    w.run();
+    assert_eq!(w.heard, ["permit", "indication"]);
+}
+
+#[test]
 fn the_key_is_not_shown() {
     let w = World::allocated();
     assert!(!format!("{:?}", w.client).contains(&format!("{:?}", w.key())));
