@@ -93,6 +93,7 @@ impl Turn {
                     self.relays.handle_failed(line, &reason, now);
                 }
                 WireEvent::Unreachable => self.relays.handle_unreachable(line, now),
+                WireEvent::NotTurn => self.relays.handle_not_turn(line, now),
                 WireEvent::Message(message) => {
                     if let Some((local, peer, datagram)) =
                         self.relays.handle_message(line, &message, now)

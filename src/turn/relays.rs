@@ -295,6 +295,16 @@ impl Relays {
         self.drain(now);
     }
 
+    /// Takes note that something else than a TURN server answers.
+    pub fn handle_not_turn(&mut self, id: LineId, now: Instant) {
+        self.lose(
+            id,
+            "answers, but not as a TURN server",
+            STRANGER_REMEDY,
+            now,
+        );
+    }
+
     /// Takes a message of a server. Returns a viewer's datagram, if it holds one: our address, the
     /// viewer's, the content.
     pub fn handle_message<'a>(
@@ -604,6 +614,9 @@ const UNREACHABLE_REMEDY: &str =
 
 const SILENT_REMEDY: &str =
     "check that it runs, and that a firewall lets this device reach its port";
+
+const STRANGER_REMEDY: &str =
+    "check host, port and transport of its URL: something else listens there";
 
 const fn remedy(ended: Ended) -> &'static str {
     match ended {

@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::signaling::websocket::Authorities;
-use crate::turn::framing::Deframer;
+use crate::turn::framing::{Deframer, NotTurn};
 use crate::turn::relays::LineId;
 use crate::turn::url::{Transport, TurnUrl};
 
@@ -40,6 +40,8 @@ pub(super) enum WireEvent {
     Message(Vec<u8>),
     /// The network says that there is nobody, or the stream ended.
     Unreachable,
+    /// Something else listens there.
+    NotTurn,
 }
 
 /// Where a connection reports to.
@@ -210,6 +212,9 @@ fn is_nobody(error: &io::Error) -> bool {
 
 fn failure(error: &io::Error) -> WireEvent {
     tracing::debug!(%error, "TURN server unreachable");
+    if error.get_ref().is_some_and(|cause| cause.is::<NotTurn>()) {
+        return WireEvent::NotTurn;
+    }
     WireEvent::Unreachable
 }
 
@@ -300,6 +305,22 @@ mod tests {
         drop(sender);
         let ended = timeout(WRITE_TIMEOUT / 2, running).await;
         ended.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_web_server_is_told_from_a_server_that_is_silent() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let (url, reports, mut reported) = line(&format!("turn:{address}?transport=tcp"));
+        let (_sender, outgoing) = mpsc::channel(1);
+        let running = tokio::spawn(run(url, Authorities::default(), reports, outgoing));
+        let (mut stream, _) = server.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad\r\n").await.unwrap();
+        let (_, opened) = reported.recv().await.unwrap();
+        let (_, last) = reported.recv().await.unwrap();
+        assert!(matches!(opened, WireEvent::Opened), "{opened:?}");
+        assert!(matches!(last, WireEvent::NotTurn), "{last:?}");
+        running.await.unwrap();
     }
 
     #[tokio::test]

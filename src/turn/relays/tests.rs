@@ -272,6 +272,21 @@ fn what_a_server_says_comes_with_a_remedy() {
 }
 
 #[test]
+fn a_web_server_at_the_port_is_told_as_one() {
+    let mut relays = Relays::new(&own(&["turn:a.example:443?transport=tcp"]));
+    let t0 = crate::clock::now();
+    relays.want(t0);
+    relays.handle_opened(LineId(0), [1; 16], Duration::ZERO, t0);
+    relays.handle_not_turn(LineId(0), t0);
+    let status = relays.status();
+    assert!(
+        matches!(&status, Status::Failed { reason, remedy, .. }
+            if reason == "answers, but not as a TURN server" && remedy.contains("port")),
+        "{status:?}"
+    );
+}
+
+#[test]
 fn a_lost_address_is_replaced_at_once() {
     let mut w = World::new(&["turn:a.example"]);
     w.want();
