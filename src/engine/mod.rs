@@ -37,6 +37,7 @@ use crate::rtp::gop::Gop;
 use crate::rtp::{AudioFrame, VideoFrame};
 use crate::signaling::websocket::Authorities;
 use crate::signaling::{IceServer, RoomEvent, RoomIndex, RoomMessage, Seat};
+use crate::turn::reach::Reach;
 use crate::video::capture::CaptureRequest;
 use crate::viewer::keyframes::KeyframeRequests;
 use crate::viewer::roster::{Roster, SessionId};
@@ -80,8 +81,20 @@ pub struct EngineOptions {
     pub has_audio: bool,
     /// Whose TLS certificates are believed.
     pub authorities: Authorities,
-    /// Whether to offer the loopback address: the room server is on this machine.
+    /// Whether to offer the loopback address: the room server is on this machine, and may hand out
+    /// servers that are.
     pub offer_loopback: bool,
+}
+
+impl EngineOptions {
+    /// Returns where the STUN and TURN servers may be that room servers hand out.
+    const fn reach_of_room_servers(&self) -> Reach {
+        if self.offer_loopback {
+            Reach::Anywhere
+        } else {
+            Reach::Elsewhere
+        }
+    }
 }
 
 /// What connects the engine to the rest of the daemon.
@@ -223,12 +236,13 @@ impl Engine {
         port: UdpPort,
     ) -> Self {
         let mut reflexive = stun::Reflexive::new();
-        reflexive.add_servers(&options.webrtc.ice_servers, clock::now());
+        reflexive.add_servers(&options.webrtc.ice_servers, Reach::Anywhere, clock::now());
+        let reach = options.reach_of_room_servers();
         Self {
             network: Network {
                 port,
                 advertised: options.webrtc.advertised_addresses.clone(),
-                turn: turn::Turn::new(&options.webrtc, options.authorities.clone()),
+                turn: turn::Turn::new(&options.webrtc, options.authorities.clone(), reach),
             },
             reflexive,
             roster: Roster::new(options.webrtc.max_viewers),

@@ -10,6 +10,7 @@ use crate::clock;
 use crate::config::WebRtc;
 use crate::signaling::websocket::Authorities;
 use crate::turn::message::{Message, class};
+use crate::turn::reach::Reach;
 use crate::turn::relays::{LineId, Output, Relays, Report};
 
 mod wire;
@@ -32,6 +33,8 @@ pub(super) struct Turn {
     /// Drain it with [`Turn::settle`] after each input.
     pub(super) relays: Relays,
     authorities: Authorities,
+    /// Where room servers' servers may be.
+    reach: Reach,
     lines: HashMap<LineId, mpsc::Sender<Vec<u8>>>,
     events: mpsc::Receiver<(LineId, WireEvent)>,
     reports: mpsc::Sender<(LineId, WireEvent)>,
@@ -43,11 +46,13 @@ pub(super) struct Turn {
 pub(super) struct Incoming(LineId, WireEvent);
 
 impl Turn {
-    pub(super) fn new(webrtc: &WebRtc, authorities: Authorities) -> Self {
+    /// `reach` is where room servers may send us.
+    pub(super) fn new(webrtc: &WebRtc, authorities: Authorities, reach: Reach) -> Self {
         let (reports, events) = mpsc::channel(MAX_QUEUED_EVENTS);
         Self {
             relays: Relays::new(webrtc),
             authorities,
+            reach,
             lines: HashMap::new(),
             events,
             reports,
@@ -113,13 +118,22 @@ impl Turn {
         let mut news = None;
         while let Some(output) = self.relays.poll_output() {
             match output {
-                Output::Open { line, url } => {
+                Output::Open {
+                    line,
+                    url,
+                    is_handed,
+                } => {
+                    let reach = if is_handed {
+                        self.reach
+                    } else {
+                        Reach::Anywhere
+                    };
                     let (sender, outgoing) = mpsc::channel(MAX_QUEUED_MESSAGES);
                     self.lines.insert(line, sender);
                     let events = self.reports.clone();
                     let reports = Reports { line, events };
                     let authorities = self.authorities.clone();
-                    tokio::spawn(wire::run(url, authorities, reports, outgoing));
+                    tokio::spawn(wire::run(url, reach, authorities, reports, outgoing));
                 }
                 Output::Write { line, message } => {
                     let sender = self.lines.get(&line);

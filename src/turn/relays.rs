@@ -59,6 +59,7 @@ pub struct LineId(u64);
 struct Server {
     url: TurnUrl,
     source: Source,
+    is_handed: bool,
 }
 
 /// Something the driver must do, in the order given.
@@ -70,6 +71,8 @@ pub enum Output {
         line: LineId,
         /// Where to.
         url: TurnUrl,
+        /// Whether a room server names it, which must not make us connect anywhere it likes.
+        is_handed: bool,
     },
     /// Send a message to the server.
     Write {
@@ -114,6 +117,8 @@ pub enum Status {
     Lent,
     /// Not yet, not any more, or not needed yet.
     None,
+    /// Those of the room server do not lend one. Why is between us and them: the room server may listen.
+    HandedFailed,
     /// The servers do not lend one.
     Failed {
         /// The URL of one of them.
@@ -189,10 +194,11 @@ impl Relays {
             Some(Server {
                 url: url.parse().ok()?,
                 source: webrtc.turn.source(),
+                is_handed: false,
             })
         });
         Self {
-            configured: own.chain(servers(&webrtc.ice_servers)).collect(),
+            configured: own.chain(servers(&webrtc.ice_servers, false)).collect(),
             handed: Vec::new(),
             phase: Phase::Idle,
             wanted_until: None,
@@ -208,10 +214,14 @@ impl Relays {
 
     /// Takes the servers that a room server hands out, in the place of those it handed out before.
     pub fn handle_ice_servers(&mut self, ice_servers: &[IceServer], now: Instant) {
-        self.handed = servers(ice_servers).collect();
-        // New credentials are another chance.
+        let handed: Vec<_> = servers(ice_servers, true).collect();
+        if handed == self.handed {
+            return;
+        }
+        self.handed = handed;
+        // New credentials are another chance, but not one at any pace.
         if let Phase::Waiting(until) = &mut self.phase {
-            *until = now;
+            *until = (*until).min(now + FIRST_RETRY);
         }
     }
 
@@ -260,16 +270,23 @@ impl Relays {
         if servers.is_empty() {
             return Status::NotConfigured;
         }
-        let failed = servers.iter().find_map(|server| {
+        let failed = |server: &Server| {
+            let is_handed = server.is_handed;
             let server = server.url.to_string();
             let (reason, remedy) = self.told.get(&server)?.clone()?;
-            Some(Status::Failed {
-                server,
-                reason,
-                remedy,
+            Some(if is_handed {
+                Status::HandedFailed
+            } else {
+                Status::Failed {
+                    server,
+                    reason,
+                    remedy,
+                }
             })
-        });
-        failed.unwrap_or(Status::None)
+        };
+        let (handed, own): (Vec<_>, Vec<_>) = servers.iter().partition(|s| s.is_handed);
+        let mut own_first = own.into_iter().chain(handed);
+        own_first.find_map(failed).unwrap_or(Status::None)
     }
 
     /// Takes note that a connection is up. `seed` is random, `unix_time` the wall clock.
@@ -477,6 +494,7 @@ impl Relays {
         self.outputs.push_back(Output::Open {
             line: id,
             url: server.url.clone(),
+            is_handed: server.is_handed,
         });
         self.lines.push(Line {
             id,
@@ -631,7 +649,7 @@ const fn remedy(ended: Ended) -> &'static str {
 }
 
 /// The TURN servers of a list that come with a user.
-fn servers(ice_servers: &[IceServer]) -> impl Iterator<Item = Server> {
+fn servers(ice_servers: &[IceServer], is_handed: bool) -> impl Iterator<Item = Server> {
     let with_user = ice_servers.iter().filter_map(|server| {
         let credentials = Credentials {
             username: server.username.clone()?,
@@ -644,6 +662,7 @@ fn servers(ice_servers: &[IceServer]) -> impl Iterator<Item = Server> {
         urls.map(move |url| Server {
             url,
             source: Source::Given(credentials.clone()),
+            is_handed,
         })
         .collect::<Vec<_>>()
     });

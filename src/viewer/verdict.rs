@@ -234,6 +234,11 @@ fn kind_of(datagram: &[u8]) -> Option<u16> {
 fn remedy(relay: &Status) -> String {
     match relay {
         Status::NotConfigured => "set webrtc.turn (docs/network.md)".to_owned(),
+        Status::HandedFailed => {
+            "the room server's TURN server fails: the device's log says why, or set webrtc.turn \
+             (docs/network.md)"
+                .to_owned()
+        }
         Status::None => "the TURN server has not answered yet".to_owned(),
         Status::Lent => {
             "the device has a relay, but the viewer does not reach it: open the TURN server's relay ports (UDP \

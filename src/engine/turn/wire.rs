@@ -17,6 +17,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::signaling::websocket::Authorities;
 use crate::turn::framing::{Deframer, NotTurn};
+use crate::turn::reach::Reach;
 use crate::turn::relays::LineId;
 use crate::turn::url::{Transport, TurnUrl};
 
@@ -62,12 +63,13 @@ impl Reports {
 /// Connects, and moves messages until `outgoing` is closed and everything in it is sent.
 pub(super) async fn run(
     url: TurnUrl,
+    reach: Reach,
     authorities: Authorities,
     reports: Reports,
     mut outgoing: mpsc::Receiver<Vec<u8>>,
 ) {
     let connected = async {
-        let addresses = resolve(&url).await?;
+        let addresses = resolve(&url, reach).await?;
         connect(&url, &addresses, &authorities).await
     };
     let connected: io::Result<Connection> = tokio::select! {
@@ -100,9 +102,17 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// IPv4 first, as viewers' addresses mostly are.
-async fn resolve(url: &TurnUrl) -> io::Result<Vec<SocketAddr>> {
+async fn resolve(url: &TurnUrl, reach: Reach) -> io::Result<Vec<SocketAddr>> {
     let addresses = tokio::net::lookup_host((url.host.as_str(), url.port)).await?;
     let mut addresses: Vec<_> = addresses.collect();
+    let first = addresses.first().copied();
+    addresses.retain(|address| reach.includes(address.ip()));
+    if let (Some(first), true) = (first, addresses.is_empty()) {
+        return Err(io::Error::other(format!(
+            "a room server may not send us to {}; if it is meant to, name it in webrtc.turn",
+            first.ip()
+        )));
+    }
     addresses.sort_by_key(SocketAddr::is_ipv6);
     Ok(addresses)
 }
@@ -272,7 +282,7 @@ mod tests {
         webrtc.turn.urls = vec![url.to_owned()];
         let mut relays = Relays::new(&webrtc);
         relays.want(crate::clock::now());
-        let Some(Output::Open { line, url }) = relays.poll_output() else {
+        let Some(Output::Open { line, url, .. }) = relays.poll_output() else {
             panic!("a line is opened first");
         };
         let (events, reported) = mpsc::channel(4);
@@ -300,11 +310,33 @@ mod tests {
         let address = server.local_addr().unwrap();
         let (url, reports, _reported) = line(&format!("turns:{address}"));
         let (sender, outgoing) = mpsc::channel(1);
-        let running = tokio::spawn(run(url, Authorities::default(), reports, outgoing));
+        let running = tokio::spawn(run(
+            url,
+            Reach::Anywhere,
+            Authorities::default(),
+            reports,
+            outgoing,
+        ));
         let (_stream, _) = server.accept().await.unwrap();
         drop(sender);
         let ended = timeout(WRITE_TIMEOUT / 2, running).await;
         ended.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_room_server_sends_us_to_nothing_on_this_machine() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = server.local_addr().unwrap().port();
+        for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0"] {
+            let (url, reports, mut reported) = line(&format!("turn:{host}:{port}?transport=tcp"));
+            let (_sender, outgoing) = mpsc::channel(1);
+            let authorities = Authorities::default();
+            run(url, Reach::Elsewhere, authorities, reports, outgoing).await;
+            let (_, told) = reported.recv().await.unwrap();
+            let is_refused =
+                matches!(&told, WireEvent::Failed(why) if why.contains("a room server may not"));
+            assert!(is_refused, "{host}: {told:?}");
+        }
     }
 
     #[tokio::test]
@@ -313,7 +345,13 @@ mod tests {
         let address = server.local_addr().unwrap();
         let (url, reports, mut reported) = line(&format!("turn:{address}?transport=tcp"));
         let (_sender, outgoing) = mpsc::channel(1);
-        let running = tokio::spawn(run(url, Authorities::default(), reports, outgoing));
+        let running = tokio::spawn(run(
+            url,
+            Reach::Anywhere,
+            Authorities::default(),
+            reports,
+            outgoing,
+        ));
         let (mut stream, _) = server.accept().await.unwrap();
         stream.write_all(b"HTTP/1.1 400 Bad\r\n").await.unwrap();
         let (_, opened) = reported.recv().await.unwrap();
@@ -347,7 +385,13 @@ mod tests {
         let address = server.local_addr().unwrap();
         let (url, reports, mut reported) = line(&format!("turn:{address}?transport=tcp"));
         let (sender, outgoing) = mpsc::channel(1);
-        let running = tokio::spawn(run(url, Authorities::default(), reports, outgoing));
+        let running = tokio::spawn(run(
+            url,
+            Reach::Anywhere,
+            Authorities::default(),
+            reports,
+            outgoing,
+        ));
         let (_stream, _) = server.accept().await.unwrap();
         assert!(matches!(
             reported.recv().await,

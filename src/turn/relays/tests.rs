@@ -65,7 +65,7 @@ impl World {
     fn run(&mut self) {
         while let Some(output) = self.relays.poll_output() {
             match output {
-                Output::Open { line, url } => {
+                Output::Open { line, url, .. } => {
                     self.lines.insert(line, url.to_string());
                     self.opened.push(url.to_string());
                     self.relays
@@ -319,16 +319,62 @@ fn credentials_are_renewed_before_they_expire_and_media_stays_where_it_is() {
 #[test]
 fn servers_of_the_room_are_used_with_the_credentials_that_came_last() {
     let mut w = World::new(&[]);
-    let handed = |username: &str| IceServer {
-        urls: vec!["stun:s.example".to_owned(), "turn:h.example".to_owned()],
-        username: Some(username.to_owned()),
-        credential: Some("p".to_owned()),
-    };
-    w.relays.handle_ice_servers(&[handed("old")], w.now);
-    w.relays.handle_ice_servers(&[handed("new")], w.now);
+    for username in ["old", "new"] {
+        let list = [handed("turn:h.example", username)];
+        w.relays.handle_ice_servers(&list, w.now);
+    }
     w.want();
     assert_eq!(w.usernames, ["new"]);
     assert_eq!(w.opened, ["turn:h.example:3478?transport=udp"]);
+}
+
+fn handed(url: &str, username: &str) -> IceServer {
+    IceServer {
+        urls: vec!["stun:s.example".to_owned(), url.to_owned()],
+        username: Some(username.to_owned()),
+        credential: Some("p".to_owned()),
+    }
+}
+
+#[test]
+fn a_room_server_does_not_learn_from_viewers_what_its_servers_do() {
+    let mut w = World::new(&["turn:own.example?transport=tcp"]);
+    w.down = vec!["example"];
+    w.relays
+        .handle_ice_servers(&[handed("turn:h.example", "u")], w.now);
+    w.relays.want(w.now);
+    let first = w.relays.outputs.front();
+    assert!(matches!(
+        first,
+        Some(Output::Open {
+            is_handed: true,
+            ..
+        })
+    ));
+    w.pass(Duration::from_secs(2));
+    assert_eq!(w.relays.status(), Status::HandedFailed);
+    assert_eq!(w.failures(), 1, "the log is told");
+    w.pass(Duration::from_secs(3));
+    let status = w.relays.status();
+    assert!(matches!(&status, Status::Failed { server, .. } if server.contains("own")));
+}
+
+#[test]
+fn a_room_server_does_not_set_the_pace_at_which_its_servers_are_tried() {
+    let mut w = World::new(&[]);
+    w.down = vec!["example"];
+    let mut opened = Vec::new();
+    for changes in [false, true] {
+        w.opened.clear();
+        for n in 0..300 {
+            let username = if changes { n } else { 0 };
+            let list = [handed("turn:h.example", &username.to_string())];
+            w.relays.handle_ice_servers(&list, w.now);
+            w.watched_for(Duration::from_secs(1), None);
+        }
+        opened.push(w.opened.len());
+    }
+    assert!(opened[0] <= 12 && opened[1] <= 60, "{opened:?}");
 }
 
 #[test]
