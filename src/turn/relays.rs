@@ -13,8 +13,8 @@
 //! ```
 //!
 //! Servers are tried one after the other: UDP before TCP before TLS, but the one that worked last
-//! comes first. Where credentials expire, a second address is borrowed with new ones in time; the old
-//! one stays while media goes through it. Pure.
+//! comes first. Where credentials expire, or a room server hands out others, a second address is
+//! borrowed with the new ones in time; the old one stays while media goes through it. Pure.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -458,8 +458,19 @@ impl Relays {
             .lines
             .iter()
             .rev()
-            .find(|line| line.relayed().is_some());
-        current.and_then(Line::renew_at)
+            .find(|line| line.relayed().is_some())?;
+        if self.is_replaced(&current.server) {
+            // The room server does not set the pace.
+            return Some(current.lent_at? + FIRST_RETRY);
+        }
+        current.renew_at()
+    }
+
+    /// Returns whether a room server has handed out other credentials since.
+    fn is_replaced(&self, server: &Server) -> bool {
+        let mut handed = self.handed.iter();
+        let newest = handed.find(|newest| newest.url == server.url);
+        server.is_handed && newest.is_some_and(|newest| newest.source != server.source)
     }
 
     fn client(&mut self, id: LineId) -> Option<&mut Client> {

@@ -337,6 +337,34 @@ fn handed(url: &str, username: &str) -> IceServer {
 }
 
 #[test]
+fn credentials_that_a_room_server_renews_are_used_at_once_and_media_stays_where_it_is() {
+    let mut w = World::new(&[]);
+    let hand = |w: &mut World, username: &str| {
+        let list = [handed("turn:h.example", username)];
+        w.relays.handle_ice_servers(&list, w.now);
+    };
+    hand(&mut w, "first");
+    w.want();
+    let first = w.lent[0];
+    w.watched_for(Duration::from_secs(60), Some(first));
+    hand(&mut w, "first");
+    w.watched_for(Duration::from_secs(60), Some(first));
+    assert_eq!(w.usernames, ["first"], "they are good");
+    hand(&mut w, "second");
+    w.watched_for(Duration::from_secs(60), Some(first));
+    assert_eq!(w.usernames, ["first", "second"]);
+    assert_eq!(w.relays.current(), Some(w.lent[1]));
+    assert!(w.relays.is_lent(first), "somebody watches through it");
+    assert_eq!((w.reports.len(), w.failures()), (1, 0));
+    for n in 0..60 {
+        hand(&mut w, &n.to_string());
+        w.watched_for(Duration::from_secs(1), Some(first));
+    }
+    assert!(w.lent.len() <= 15, "{}", w.lent.len());
+    assert!(w.relays.is_lent(first), "somebody watches through it");
+}
+
+#[test]
 fn a_room_server_does_not_learn_from_viewers_what_its_servers_do() {
     let mut w = World::new(&["turn:own.example?transport=tcp"]);
     w.down = vec!["example"];
