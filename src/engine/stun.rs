@@ -11,6 +11,7 @@ use super::gather;
 use super::room::GATHER_WAIT;
 use crate::signaling::IceServer;
 use crate::turn::reach::Reach;
+use crate::turn::url::stun_host;
 
 /// Most servers that are asked.
 const MAX_SERVERS: usize = 4;
@@ -24,8 +25,6 @@ const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often it is asked at that pace, before it counts as dead for a while.
 const FIRST_REQUESTS: u32 = 5;
-
-const DEFAULT_PORT: u16 = 3478;
 
 /// Our addresses as STUN servers see them.
 #[derive(Debug)]
@@ -184,37 +183,9 @@ async fn resolve(name: String, reach: Reach, resolver: mpsc::Sender<(String, Opt
     }
 }
 
-/// `stun:host`, `stun:host:port` → `host:port`.
-fn stun_host(url: &str) -> Option<String> {
-    let host = url.strip_prefix("stun:")?.split('?').next()?;
-    if host.is_empty() || host.len() > 255 {
-        return None;
-    }
-    let has_port = host
-        .rsplit_once(':')
-        .is_some_and(|(name, port)| port.parse::<u16>().is_ok() && !name.ends_with(':'));
-    Some(if has_port {
-        host.to_owned()
-    } else {
-        format!("{host}:{DEFAULT_PORT}")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_the_host_of_stun_urls_alone() {
-        assert_eq!(stun_host("stun:a.example").unwrap(), "a.example:3478");
-        assert_eq!(stun_host("stun:a.example:99").unwrap(), "a.example:99");
-        assert_eq!(
-            stun_host("stun:[2001:db8::1]").unwrap(),
-            "[2001:db8::1]:3478"
-        );
-        assert_eq!(stun_host("turn:a.example"), None);
-        assert_eq!(stun_host("stun:"), None);
-    }
 
     fn servers(url: &str) -> [IceServer; 1] {
         [IceServer {
