@@ -449,7 +449,7 @@ impl Engine {
         self.publish(now);
         // Replies, state and the frames of a newcomer.
         self.transmit(now);
-        if let Some(address) = self.network.turn.settle() {
+        if let Some(address) = self.network.turn.settle(now) {
             self.announce_relayed(address);
         }
     }
@@ -626,7 +626,7 @@ impl Engine {
             self.close(id, "the daemon stops");
         }
         self.network.turn.relays.release();
-        self.network.turn.settle();
+        self.network.turn.settle(clock::now());
         // What the kernel could not take at once gets a moment.
         let mut buffer = ReceiveBuffer::new();
         let port = &mut self.network.port;

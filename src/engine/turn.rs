@@ -9,20 +9,13 @@ use tokio::sync::mpsc;
 use crate::clock;
 use crate::config::WebRtc;
 use crate::signaling::websocket::Authorities;
-use crate::turn::message::{Message, class};
 use crate::turn::reach::Reach;
 use crate::turn::relays::{LineId, Output, Relays, Report};
 
+mod queue;
 mod wire;
 
 use wire::{Reports, WireEvent};
-
-/// How many messages may wait for one server: a keyframe for 16 viewers.
-const MAX_QUEUED_MESSAGES: usize = 2_048;
-
-/// How many of them are kept for requests: on a stream they are not repeated, and one that is lost looks
-/// like a server that is gone. Each address of a viewer has two, and all may be due at once.
-const RESERVED_MESSAGES: usize = 512;
 
 /// How many reports may wait for the engine; then the connections wait.
 const MAX_QUEUED_EVENTS: usize = 256;
@@ -35,7 +28,7 @@ pub(super) struct Turn {
     authorities: Authorities,
     /// Where room servers' servers may be.
     reach: Reach,
-    lines: HashMap<LineId, mpsc::Sender<Vec<u8>>>,
+    lines: HashMap<LineId, queue::Sender>,
     events: mpsc::Receiver<(LineId, WireEvent)>,
     reports: mpsc::Sender<(LineId, WireEvent)>,
     dropped: u64,
@@ -114,7 +107,7 @@ impl Turn {
     /// Does what the relays ask for. Returns the address that was lent just now, to be told to viewers.
     ///
     /// Call it inside a runtime.
-    pub(super) fn settle(&mut self) -> Option<SocketAddr> {
+    pub(super) fn settle(&mut self, now: Instant) -> Option<SocketAddr> {
         let mut news = None;
         while let Some(output) = self.relays.poll_output() {
             match output {
@@ -128,7 +121,7 @@ impl Turn {
                     } else {
                         Reach::Anywhere
                     };
-                    let (sender, outgoing) = mpsc::channel(MAX_QUEUED_MESSAGES);
+                    let (sender, outgoing) = queue::queue();
                     self.lines.insert(line, sender);
                     let events = self.reports.clone();
                     let reports = Reports { line, events };
@@ -137,8 +130,7 @@ impl Turn {
                 }
                 Output::Write { line, message } => {
                     let sender = self.lines.get(&line);
-                    // full: newest lost; viewers ask for packets again
-                    if sender.is_some_and(|sender| !post(sender, message)) {
+                    if sender.is_some_and(|sender| !sender.post(message, now)) {
                         self.dropped += 1;
                         tracing::debug!(dropped = self.dropped, "the TURN server takes no more");
                     }
@@ -156,32 +148,5 @@ impl Turn {
             }
         }
         news
-    }
-}
-
-/// Returns whether there is room for `message`.
-fn post(sender: &mpsc::Sender<Vec<u8>>, message: Vec<u8>) -> bool {
-    const CLASS: u16 = 0x110;
-    let is_request =
-        Message::read(&message).is_some_and(|message| message.kind & CLASS == class::REQUEST);
-    let reserved = if is_request { 0 } else { RESERVED_MESSAGES };
-    sender.capacity() > reserved && sender.try_send(message).is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::turn::message::{Writer, channel_data, method};
-
-    #[test]
-    fn requests_find_room_where_media_does_not() {
-        let (sender, _outgoing) = mpsc::channel(MAX_QUEUED_MESSAGES);
-        let media = channel_data(0x4000, &[0x80; 1_200], true);
-        let check = Writer::new(method::SEND | class::INDICATION, [1; 12]).unsigned();
-        let refresh = Writer::new(method::REFRESH | class::REQUEST, [1; 12]).unsigned();
-        while post(&sender, media.clone()) {}
-        assert_eq!(sender.capacity(), RESERVED_MESSAGES);
-        assert!(!post(&sender, check));
-        assert!(post(&sender, refresh));
     }
 }

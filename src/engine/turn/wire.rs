@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc;
@@ -15,6 +16,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use super::queue::Outgoing;
 use crate::signaling::websocket::Authorities;
 use crate::turn::framing::{Deframer, NotTurn};
 use crate::turn::reach::Reach;
@@ -26,6 +28,10 @@ const MAX_DATAGRAM_BYTES: usize = 2_048;
 
 /// How much of a stream is read at once, in bytes.
 const READ_BYTES: usize = 16 * 1024;
+
+/// How much the kernel holds of a stream that it has not sent yet, in bytes: a keyframe or two. By itself
+/// it holds megabytes, which are seconds on a slow path, and nothing in it can be dropped.
+const MAX_UNSENT_BYTES: u32 = 128 * 1024;
 
 /// How long a stream may take nothing at all. Whoever waits for answers gives up before.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -66,7 +72,7 @@ pub(super) async fn run(
     reach: Reach,
     authorities: Authorities,
     reports: Reports,
-    mut outgoing: mpsc::Receiver<Vec<u8>>,
+    mut outgoing: Outgoing,
 ) {
     let connected = async {
         let addresses = resolve(&url, reach).await?;
@@ -75,7 +81,7 @@ pub(super) async fn run(
     let connected: io::Result<Connection> = tokio::select! {
         connected = connected => connected,
         // Nothing is to be sent before it is up: it was given up.
-        None = outgoing.recv() => return,
+        None = outgoing.next() => return,
     };
     match connected {
         Err(error) => {
@@ -159,6 +165,7 @@ async fn datagrams(server: SocketAddr) -> io::Result<UdpSocket> {
 async fn stream(server: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(server).await?;
     stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES)?;
     Ok(stream)
 }
 
@@ -178,15 +185,11 @@ async fn encrypted(
     connector.connect(name, stream).await
 }
 
-async fn move_datagrams(
-    socket: &UdpSocket,
-    reports: &Reports,
-    outgoing: &mut mpsc::Receiver<Vec<u8>>,
-) {
+async fn move_datagrams(socket: &UdpSocket, reports: &Reports, outgoing: &mut Outgoing) {
     let mut buffer = vec![0; MAX_DATAGRAM_BYTES];
     loop {
         let event = tokio::select! {
-            message = outgoing.recv() => match message {
+            message = outgoing.next() => match message {
                 Some(message) => match socket.send(&message).await {
                     Ok(_) => continue,
                     Err(error) if is_nobody(&error) => failure(&error),
@@ -228,11 +231,7 @@ fn failure(error: &io::Error) -> WireEvent {
     WireEvent::Unreachable
 }
 
-async fn move_stream(
-    stream: Box<dyn Stream>,
-    reports: &Reports,
-    outgoing: &mut mpsc::Receiver<Vec<u8>>,
-) {
+async fn move_stream(stream: Box<dyn Stream>, reports: &Reports, outgoing: &mut Outgoing) {
     let (mut from_server, mut to_server) = tokio::io::split(stream);
     let reading = async {
         let mut deframer = Deframer::default();
@@ -251,7 +250,7 @@ async fn move_stream(
         }
     };
     let writing = async {
-        while let Some(message) = outgoing.recv().await {
+        while let Some(message) = outgoing.next().await {
             timeout(WRITE_TIMEOUT, to_server.write_all(&message)).await??;
             if outgoing.is_empty() {
                 timeout(WRITE_TIMEOUT, to_server.flush()).await??;
@@ -272,6 +271,7 @@ async fn move_stream(
 mod tests {
     use tokio::net::TcpListener;
 
+    use super::super::queue::queue;
     use super::*;
     use crate::config::WebRtc;
     use crate::turn::relays::{Output, Relays};
@@ -309,7 +309,7 @@ mod tests {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = server.local_addr().unwrap();
         let (url, reports, _reported) = line(&format!("turns:{address}"));
-        let (sender, outgoing) = mpsc::channel(1);
+        let (sender, outgoing) = queue();
         let running = tokio::spawn(run(
             url,
             Reach::Anywhere,
@@ -329,7 +329,7 @@ mod tests {
         let port = server.local_addr().unwrap().port();
         for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0"] {
             let (url, reports, mut reported) = line(&format!("turn:{host}:{port}?transport=tcp"));
-            let (_sender, outgoing) = mpsc::channel(1);
+            let (_sender, outgoing) = queue();
             let authorities = Authorities::default();
             run(url, Reach::Elsewhere, authorities, reports, outgoing).await;
             let (_, told) = reported.recv().await.unwrap();
@@ -344,7 +344,7 @@ mod tests {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = server.local_addr().unwrap();
         let (url, reports, mut reported) = line(&format!("turn:{address}?transport=tcp"));
-        let (_sender, outgoing) = mpsc::channel(1);
+        let (_sender, outgoing) = queue();
         let running = tokio::spawn(run(
             url,
             Reach::Anywhere,
@@ -384,7 +384,7 @@ mod tests {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = server.local_addr().unwrap();
         let (url, reports, mut reported) = line(&format!("turn:{address}?transport=tcp"));
-        let (sender, outgoing) = mpsc::channel(1);
+        let (sender, outgoing) = queue();
         let running = tokio::spawn(run(
             url,
             Reach::Anywhere,
@@ -398,11 +398,12 @@ mod tests {
             Some((_, WireEvent::Opened))
         ));
         // More than the kernel keeps for both ends.
-        let fill = async { while sender.send(vec![0; 1 << 20]).await.is_ok() {} };
-        let ended = timeout(WRITE_TIMEOUT * 2, fill).await;
-        ended.unwrap();
+        for _ in 0..64 {
+            assert!(sender.post(vec![0; 1 << 20], crate::clock::now()));
+        }
+        let ended = timeout(WRITE_TIMEOUT * 2, running).await;
+        ended.unwrap().unwrap();
         drop(sender);
-        running.await.unwrap();
         let (_, last) = reported.recv().await.unwrap();
         assert!(matches!(last, WireEvent::Unreachable), "{last:?}");
     }
