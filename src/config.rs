@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::signaling::IceServer;
-use crate::turn::url::TurnUrl;
+use crate::turn::url::{TurnUrl, stun_host};
 
 mod credentials;
 
@@ -574,8 +574,42 @@ impl Config {
             }
         }
         self.room.headers.check()?;
+        let mut ice_servers = self.webrtc.ice_servers.iter();
+        ice_servers.try_for_each(check_ice_server)?;
         self.webrtc.turn.check()
     }
+}
+
+/// Checks an entry of `webrtc.ice_servers`. What cannot be used would be missed by nobody until a viewer
+/// does not connect.
+fn check_ice_server(server: &IceServer) -> Result<(), ConfigError> {
+    let is_given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+    let has_user = is_given(&server.username) && is_given(&server.credential);
+    for url in &server.urls {
+        // Browsers take no `?…` behind `stun:`.
+        let is_stun = stun_host(url).is_some() && !url.contains('?');
+        let is_turn = url.parse::<TurnUrl>().is_ok();
+        let legal = match (is_stun, is_turn) {
+            (true, _) => continue,
+            (false, true) if has_user => continue,
+            (false, true) => "a TURN server needs a username and a credential",
+            (false, false) => {
+                "\"stun:HOST\", \"stun:HOST:PORT\", \"turn:HOST:PORT?transport=udp\" (or tcp), \
+                 \"turns:HOST:PORT\""
+            }
+        };
+        return Err(ConfigError::Range {
+            key: "webrtc.ice_servers",
+            value: shown(url).to_owned(),
+            legal,
+        });
+    }
+    Ok(())
+}
+
+/// Returns a URL, unless somebody wrote a password into it.
+fn shown(url: &str) -> &str {
+    if url.contains('@') { "…@…" } else { url }
 }
 
 impl Turn {
@@ -588,7 +622,7 @@ impl Turn {
         if let Some(url) = self.urls.iter().find(|url| url.parse::<TurnUrl>().is_err()) {
             let legal =
                 "\"turn:HOST\", \"turn:HOST:PORT?transport=udp\" (or tcp), \"turns:HOST:PORT\"";
-            return Err(error("webrtc.turn.urls", url, legal));
+            return Err(error("webrtc.turn.urls", shown(url), legal));
         }
         let is_user = !self.username.is_empty() && !self.password.is_empty();
         if !self.urls.is_empty() && is_user != self.secret.is_empty() {
@@ -757,6 +791,42 @@ mod tests {
         ] {
             let error = check(&wrong).unwrap_err();
             assert!(error.contains(key) && !error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_stun_or_turn_server_that_cannot_be_used_is_refused() {
+        let check = |server: &str| {
+            let config = format!("[webrtc]\nice_servers = [{{ {server} }}]");
+            let config = Config::parse(&config).unwrap();
+            config.check().map_err(|error| error.to_string())
+        };
+        let user = "username = \"u\", credential = \"hunter2\"";
+        for good in [
+            "urls = [\"stun:s.example\", \"stun:s.example:19302\"]",
+            &format!("urls = [\"stun:s.example\", \"turn:t.example\"], {user}"),
+        ] {
+            assert_eq!(check(good), Ok(()));
+        }
+        for (wrong, why) in [
+            ("urls = [\"s.example\"]", "= s.example is"),
+            ("urls = [\"stun:s.example\", \"stun:\"]", "= stun: is"),
+            ("urls = [\"stun://s.example\"]", "stun:HOST"),
+            ("urls = [\"stun:s.example?transport=udp\"]", "stun:HOST"),
+            ("urls = [\"turn:t.example\"]", "needs a username"),
+            (
+                "urls = [\"turn:t.example\"], username = \"u\"",
+                "needs a username",
+            ),
+            (
+                &format!("urls = [\"turn:t.example?transport=sctp\"], {user}"),
+                "(or tcp)",
+            ),
+            ("urls = [\"turn:u:hunter2@t.example\"]", "…@…"),
+        ] {
+            let error = check(wrong).unwrap_err();
+            let is_clear = error.contains("webrtc.ice_servers") && error.contains(why);
+            assert!(is_clear && !error.contains("hunter2"), "{error}");
         }
     }
 

@@ -72,8 +72,8 @@ fn minted_credentials_are_renewed_while_somebody_watches() {
     let url = format!("turn:{}", MIDDLE.0);
     let config = format!("{}lifetime_s = 10\n", turn(&[&url], SECRET));
     let device = islands.device(&config);
-    let watched = report(&islands.watch(Place::Viewer, &["--seconds", "13"]));
-    assert!(watched["frames"].as_u64() > Some(250), "{watched}");
+    let watched = report(&islands.watch(Place::Viewer, &["--seconds", "25"]));
+    assert!(watched["frames"].as_u64() > Some(550), "{watched}");
     assert_eq!(watched["incomplete_frames"], 0);
     let said = coturn.said();
     let mut users: Vec<&str> = said
@@ -82,7 +82,7 @@ fn minted_credentials_are_renewed_while_somebody_watches() {
         .collect();
     users.sort_unstable();
     users.dedup();
-    assert!(users.len() >= 2, "{users:?}");
+    assert!(users.len() >= 4, "{users:?}");
     // The first ones are worth nothing any more.
     report(&islands.watch(Place::Viewer, &["--frames", "30"]));
     assert_eq!(device.count("lends us no address"), 0);

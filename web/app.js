@@ -36,8 +36,8 @@ const NOTICE_FOR = 6000;
 const REST_AFTER = 2500;
 /** Candidates that come before the answer; a device has a handful. */
 const MAX_EARLY_CANDIDATES = 64;
-/** The longest text of others that is shown. */
-const MAX_WORDS = 300;
+/** The longest text of others that is shown: why nothing connects, with all candidates. */
+const MAX_WORDS = 1000;
 
 // ---- pure ------------------------------------------------------------------------------------
 

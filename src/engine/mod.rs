@@ -37,6 +37,7 @@ use crate::rtp::gop::Gop;
 use crate::rtp::{AudioFrame, VideoFrame};
 use crate::signaling::websocket::Authorities;
 use crate::signaling::{IceServer, RoomEvent, RoomIndex, RoomMessage, Seat};
+use crate::turn::reach::Reach;
 use crate::video::capture::CaptureRequest;
 use crate::viewer::keyframes::KeyframeRequests;
 use crate::viewer::roster::{Roster, SessionId};
@@ -82,8 +83,20 @@ pub struct EngineOptions {
     pub authorities: Authorities,
     /// Whether nobody in the rooms has our own page: picture and sound are then always one stream.
     pub one_stream: bool,
-    /// Whether to offer the loopback address: the room server is on this machine.
+    /// Whether to offer the loopback address: the room server is on this machine, and may hand out
+    /// servers that are.
     pub offer_loopback: bool,
+}
+
+impl EngineOptions {
+    /// Returns where the STUN and TURN servers may be that room servers hand out.
+    const fn reach_of_room_servers(&self) -> Reach {
+        if self.offer_loopback {
+            Reach::Anywhere
+        } else {
+            Reach::Elsewhere
+        }
+    }
 }
 
 /// What connects the engine to the rest of the daemon.
@@ -225,12 +238,13 @@ impl Engine {
         port: UdpPort,
     ) -> Self {
         let mut reflexive = stun::Reflexive::new();
-        reflexive.add_servers(&options.webrtc.ice_servers, clock::now());
+        reflexive.add_servers(&options.webrtc.ice_servers, Reach::Anywhere, clock::now());
+        let reach = options.reach_of_room_servers();
         Self {
             network: Network {
                 port,
                 advertised: options.webrtc.advertised_addresses.clone(),
-                turn: turn::Turn::new(&options.webrtc, options.authorities.clone()),
+                turn: turn::Turn::new(&options.webrtc, options.authorities.clone(), reach),
             },
             reflexive,
             roster: Roster::new(options.webrtc.max_viewers),
@@ -437,7 +451,7 @@ impl Engine {
         self.publish(now);
         // Replies, state and the frames of a newcomer.
         self.transmit(now);
-        if let Some(address) = self.network.turn.settle() {
+        if let Some(address) = self.network.turn.settle(now) {
             self.announce_relayed(address);
         }
     }
@@ -614,7 +628,7 @@ impl Engine {
             self.close(id, "the daemon stops");
         }
         self.network.turn.relays.release();
-        self.network.turn.settle();
+        self.network.turn.settle(clock::now());
         // What the kernel could not take at once gets a moment.
         let mut buffer = ReceiveBuffer::new();
         let port = &mut self.network.port;

@@ -86,7 +86,8 @@ impl Engine {
     }
 
     fn learn_servers(&mut self, room: RoomIndex, servers: Vec<IceServer>, now: Instant) {
-        self.reflexive.add_servers(&servers, now);
+        let reach = self.options.reach_of_room_servers();
+        self.reflexive.add_servers(&servers, reach, now);
         self.handed.insert(room, servers);
         let all: Vec<IceServer> = self.handed.values().flatten().cloned().collect();
         self.network.turn.relays.handle_ice_servers(&all, now);

@@ -9,14 +9,13 @@ use tokio::sync::mpsc;
 use crate::clock;
 use crate::config::WebRtc;
 use crate::signaling::websocket::Authorities;
+use crate::turn::reach::Reach;
 use crate::turn::relays::{LineId, Output, Relays, Report};
 
+mod queue;
 mod wire;
 
 use wire::{Reports, WireEvent};
-
-/// How many messages may wait for one server: a keyframe for 16 viewers.
-const MAX_QUEUED_MESSAGES: usize = 2_048;
 
 /// How many reports may wait for the engine; then the connections wait.
 const MAX_QUEUED_EVENTS: usize = 256;
@@ -27,7 +26,9 @@ pub(super) struct Turn {
     /// Drain it with [`Turn::settle`] after each input.
     pub(super) relays: Relays,
     authorities: Authorities,
-    lines: HashMap<LineId, mpsc::Sender<Vec<u8>>>,
+    /// Where room servers' servers may be.
+    reach: Reach,
+    lines: HashMap<LineId, queue::Sender>,
     events: mpsc::Receiver<(LineId, WireEvent)>,
     reports: mpsc::Sender<(LineId, WireEvent)>,
     dropped: u64,
@@ -38,11 +39,13 @@ pub(super) struct Turn {
 pub(super) struct Incoming(LineId, WireEvent);
 
 impl Turn {
-    pub(super) fn new(webrtc: &WebRtc, authorities: Authorities) -> Self {
+    /// `reach` is where room servers may send us.
+    pub(super) fn new(webrtc: &WebRtc, authorities: Authorities, reach: Reach) -> Self {
         let (reports, events) = mpsc::channel(MAX_QUEUED_EVENTS);
         Self {
             relays: Relays::new(webrtc),
             authorities,
+            reach,
             lines: HashMap::new(),
             events,
             reports,
@@ -88,6 +91,7 @@ impl Turn {
                     self.relays.handle_failed(line, &reason, now);
                 }
                 WireEvent::Unreachable => self.relays.handle_unreachable(line, now),
+                WireEvent::NotTurn => self.relays.handle_not_turn(line, now),
                 WireEvent::Message(message) => {
                     if let Some((local, peer, datagram)) =
                         self.relays.handle_message(line, &message, now)
@@ -103,22 +107,30 @@ impl Turn {
     /// Does what the relays ask for. Returns the address that was lent just now, to be told to viewers.
     ///
     /// Call it inside a runtime.
-    pub(super) fn settle(&mut self) -> Option<SocketAddr> {
+    pub(super) fn settle(&mut self, now: Instant) -> Option<SocketAddr> {
         let mut news = None;
         while let Some(output) = self.relays.poll_output() {
             match output {
-                Output::Open { line, url } => {
-                    let (sender, outgoing) = mpsc::channel(MAX_QUEUED_MESSAGES);
+                Output::Open {
+                    line,
+                    url,
+                    is_handed,
+                } => {
+                    let reach = if is_handed {
+                        self.reach
+                    } else {
+                        Reach::Anywhere
+                    };
+                    let (sender, outgoing) = queue::queue();
                     self.lines.insert(line, sender);
                     let events = self.reports.clone();
                     let reports = Reports { line, events };
                     let authorities = self.authorities.clone();
-                    tokio::spawn(wire::run(url, authorities, reports, outgoing));
+                    tokio::spawn(wire::run(url, reach, authorities, reports, outgoing));
                 }
                 Output::Write { line, message } => {
                     let sender = self.lines.get(&line);
-                    // full: newest lost; viewers ask for packets again, we for answers
-                    if sender.is_some_and(|sender| sender.try_send(message).is_err()) {
+                    if sender.is_some_and(|sender| !sender.post(message, now)) {
                         self.dropped += 1;
                         tracing::debug!(dropped = self.dropped, "the TURN server takes no more");
                     }

@@ -141,6 +141,12 @@ impl Link {
         }
     }
 
+    /// Returns whether we are in the room: others may be heard.
+    #[must_use]
+    pub const fn is_joined(&self) -> bool {
+        matches!(self.state, State::Joined { .. })
+    }
+
     /// Takes note that the connection is up.
     pub fn handle_connected(&mut self, now: Instant) {
         if matches!(self.state, State::Connecting { .. }) {

@@ -172,7 +172,9 @@ impl Driver {
 
     fn take(&mut self, message: Option<Result<Message, tungstenite::Error>>) {
         let now = clock::now();
-        if let Some(flow) = &mut self.flow {
+        if let Some(flow) = &mut self.flow
+            && self.link.is_joined()
+        {
             flow.handle_message(now);
         }
         match message {

@@ -18,6 +18,7 @@
 //! Pure: no sockets, no clock; transaction ids come from a seed.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -142,11 +143,17 @@ enum State {
 }
 
 /// How the server wants requests to be signed.
-#[derive(Debug)]
 struct Challenge {
     realm: Vec<u8>,
     nonce: Vec<u8>,
+    /// As good as the password.
     key: [u8; 16],
+}
+
+impl fmt::Debug for Challenge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Challenge").finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -170,9 +177,13 @@ struct Transaction {
 #[derive(Debug)]
 struct Permission {
     standing: Standing,
+    /// When it was asked for first.
+    since: Instant,
     /// When it is renewed, or forgotten.
     due: Option<Instant>,
     used: bool,
+    /// Whether more than STUN went there.
+    has_media: bool,
 }
 
 #[derive(Debug)]
@@ -238,13 +249,18 @@ impl Client {
         if relayed.is_ipv4() != peer.is_ipv4() {
             return;
         }
-        if !is_stun(datagram) {
+        let is_media = !is_stun(datagram);
+        if is_media {
             self.last_sent = Some(now);
         }
-        let is_full = self.permissions.len() >= MAX_PERMISSIONS;
+        // full: lost; unused permissions make room within minutes
+        if !self.permissions.contains_key(&peer.ip()) && !self.make_room() {
+            return;
+        }
         match self.permissions.get_mut(&peer.ip()) {
             Some(permission) => {
                 permission.used = true;
+                permission.has_media |= is_media;
                 match &mut permission.standing {
                     Standing::Granted => self.send_permitted(peer, datagram, now),
                     Standing::Asked(waiting) => {
@@ -257,17 +273,17 @@ impl Client {
                     Standing::Denied => {}
                 }
             }
-            None if !is_full => {
+            None => {
                 let permission = Permission {
                     standing: Standing::Asked(VecDeque::from([(peer, datagram.to_vec())])),
+                    since: now,
                     due: None,
                     used: true,
+                    has_media: is_media,
                 };
                 self.permissions.insert(peer.ip(), permission);
                 self.request(Request::Permit(peer.ip()), 0, now);
             }
-            // full: lost; unused permissions make room within minutes
-            None => {}
         }
     }
 
@@ -398,6 +414,22 @@ impl Client {
         self.forget();
     }
 
+    /// Returns whether there is room for another permission. The oldest makes it that was for checks
+    /// alone: a viewer may have any number of addresses, and others are to be served as well.
+    fn make_room(&mut self) -> bool {
+        if self.permissions.len() < MAX_PERMISSIONS {
+            return true;
+        }
+        let checked = self.permissions.iter().filter(|(_, p)| !p.has_media);
+        let Some((&oldest, _)) = checked.min_by_key(|(_, p)| p.since) else {
+            return false;
+        };
+        self.permissions.remove(&oldest);
+        self.transactions
+            .retain(|transaction| transaction.request != Request::Permit(oldest));
+        true
+    }
+
     fn send_permitted(&mut self, peer: SocketAddr, datagram: &[u8], now: Instant) {
         let channel = self.channels.get_mut(&peer);
         if let Some(channel) = channel {
@@ -482,12 +514,10 @@ impl Client {
     fn handle_error(&mut self, transaction: &Transaction, message: &Message<'_>, now: Instant) {
         let request = transaction.request;
         let code = message.error_code().unwrap_or_default();
-        let is_first = self.challenge.is_none();
         // 401: sign it; also the answer of a server that was restarted. 438: the nonce is too old.
         if matches!(code, 401 | 438) && transaction.challenges < MAX_CHALLENGES {
-            let is_new = self.accept_challenge(message);
-            // The same challenge again means that our answer to it is wrong.
-            if is_new || is_first {
+            // The challenge that was answered already means that our answer to it is wrong.
+            if self.accept_challenge(message) && !transaction.answers_challenge_of(message) {
                 self.request(request, transaction.challenges + 1, now);
                 return;
             }
@@ -505,7 +535,7 @@ impl Client {
         }
     }
 
-    /// Returns whether there is something new in it.
+    /// Returns whether there is one in it.
     fn accept_challenge(&mut self, message: &Message<'_>) -> bool {
         let Some(nonce) = message.attribute(attribute::NONCE) else {
             return false;
@@ -516,13 +546,12 @@ impl Client {
             .or_else(|| known.map(|challenge| challenge.realm.as_slice()))
             .unwrap_or_default()
             .to_vec();
-        let is_new = known.is_none_or(|known| known.nonce != nonce || known.realm != realm);
         self.challenge = Some(Challenge {
             nonce: nonce.to_vec(),
             key: long_term_key(&self.credentials, &realm),
             realm,
         });
-        is_new
+        true
     }
 
     fn repeat_requests(&mut self, now: Instant) {
@@ -624,6 +653,20 @@ impl Client {
         self.transactions.clear();
         self.permissions.clear();
         self.channels.clear();
+    }
+}
+
+impl Transaction {
+    /// Returns whether it was signed for the challenge in `message`. Requests that are under way at once
+    /// are all challenged when the nonce changes.
+    fn answers_challenge_of(&self, message: &Message<'_>) -> bool {
+        let Some(request) = Message::read(&self.message) else {
+            return false;
+        };
+        let is_same = |kind| request.attribute(kind) == message.attribute(kind);
+        let is_same_realm =
+            message.attribute(attribute::REALM).is_none() || is_same(attribute::REALM);
+        is_same(attribute::NONCE) && is_same_realm
     }
 }
 

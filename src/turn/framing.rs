@@ -1,7 +1,7 @@
 //! Where a message ends on a stream (RFC 8656 §12.5): STUN and ChannelData say how long they are.
 //! Pure.
 
-use super::message::HEADER_BYTES;
+use super::message::{HEADER_BYTES, MAGIC_COOKIE};
 
 /// Cuts a stream into messages. Holds less than one message, at most 64 KiB, and what was pushed.
 #[derive(Debug, Default)]
@@ -9,6 +9,9 @@ pub struct Deframer {
     buffer: Vec<u8>,
     /// How much of it was taken already.
     taken: usize,
+    /// Whether a STUN message came. A server's first words are an answer; "HTTP" would be read as
+    /// ChannelData of 21 kB, for which one would wait in vain.
+    has_answered: bool,
 }
 
 /// The stream carries something else; close it.
@@ -35,9 +38,12 @@ impl Deframer {
             return Ok(None);
         };
         let length = usize::from(u16::from_be_bytes([*l0, *l1]));
+        let mut cookie = rest.iter().skip(4).zip(MAGIC_COOKIE);
         let (length, padded) = match first & 0xc0 {
-            0x00 => (HEADER_BYTES + length, HEADER_BYTES + length),
-            0x40 => (4 + length, (4 + length).next_multiple_of(4)),
+            0x00 if cookie.all(|(byte, magic)| *byte == magic) => {
+                (HEADER_BYTES + length, HEADER_BYTES + length)
+            }
+            0x40 if self.has_answered => (4 + length, (4 + length).next_multiple_of(4)),
             _ => return Err(NotTurn),
         };
         if rest.len() < padded {
@@ -45,6 +51,7 @@ impl Deframer {
         }
         let message = rest.get(..length).map(<[u8]>::to_vec);
         self.taken += padded;
+        self.has_answered = true;
         Ok(message)
     }
 }
@@ -81,8 +88,15 @@ mod tests {
 
     #[test]
     fn a_server_that_speaks_something_else_is_noticed() {
-        let mut deframer = Deframer::default();
-        deframer.push(b"\xffTTP/1.1 400 Bad Request");
-        assert_eq!(deframer.pop(), Err(NotTurn));
+        for (name, words) in [
+            ("a web server", b"HTTP/1.1 400 Bad Request".as_slice()),
+            ("TLS", &[0x15, 3, 3, 0, 2, 2, 70]),
+            ("SSH", b"SSH-2.0-OpenSSH_9.2p1"),
+            ("another", b"\xff\0\0\0"),
+        ] {
+            let mut deframer = Deframer::default();
+            deframer.push(words);
+            assert_eq!(deframer.pop(), Err(NotTurn), "{name}");
+        }
     }
 }

@@ -9,7 +9,8 @@ use subtle::ConstantTimeEq as _;
 
 use super::credentials::{Credentials, hmac_sha1};
 
-const MAGIC_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
+/// What each STUN message has behind its length (RFC 8489 §5).
+pub(super) const MAGIC_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 
 /// Bytes in front of the attributes.
 pub const HEADER_BYTES: usize = 20;

@@ -7,6 +7,7 @@
 //! | `message.rs`     | the texts of STUN and TURN, and their signatures                 |
 //! | `framing.rs`     | where a message ends on a stream                                 |
 //! | `client.rs`      | one allocation: asked for, kept, used and given back             |
+//! | `reach.rs`       | which addresses a room server may send us to                     |
 //! | `relays.rs`      | which server is asked, and when                                  |
 //!
 //! Pure; `engine/turn.rs` has the sockets. Left out: relayed TCP (RFC 6062), IPv6 relays,
@@ -16,5 +17,6 @@ pub mod client;
 pub mod credentials;
 pub mod framing;
 pub mod message;
+pub mod reach;
 pub mod relays;
 pub mod url;

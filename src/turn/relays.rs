@@ -13,8 +13,8 @@
 //! ```
 //!
 //! Servers are tried one after the other: UDP before TCP before TLS, but the one that worked last
-//! comes first. Where credentials expire, a second address is borrowed with new ones in time; the old
-//! one stays while media goes through it. Pure.
+//! comes first. Where credentials expire, or a room server hands out others, a second address is
+//! borrowed with the new ones in time; the old one stays while media goes through it. Pure.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -59,6 +59,7 @@ pub struct LineId(u64);
 struct Server {
     url: TurnUrl,
     source: Source,
+    is_handed: bool,
 }
 
 /// Something the driver must do, in the order given.
@@ -70,6 +71,8 @@ pub enum Output {
         line: LineId,
         /// Where to.
         url: TurnUrl,
+        /// Whether a room server names it, which must not make us connect anywhere it likes.
+        is_handed: bool,
     },
     /// Send a message to the server.
     Write {
@@ -114,6 +117,8 @@ pub enum Status {
     Lent,
     /// Not yet, not any more, or not needed yet.
     None,
+    /// Those of the room server do not lend one. Why is between us and them: the room server may listen.
+    HandedFailed,
     /// The servers do not lend one.
     Failed {
         /// The URL of one of them.
@@ -169,6 +174,12 @@ impl Line {
         self.client.as_ref().and_then(Client::relayed)
     }
 
+    /// When media last went through it, or it was lent.
+    fn last_used(&self) -> Option<Instant> {
+        let used = self.client.as_ref().and_then(Client::last_sent);
+        used.max(self.lent_at)
+    }
+
     /// When another one is to take its place.
     fn renew_at(&self) -> Option<Instant> {
         Some(self.lent_at? + self.server.source.renew_after()?)
@@ -183,10 +194,11 @@ impl Relays {
             Some(Server {
                 url: url.parse().ok()?,
                 source: webrtc.turn.source(),
+                is_handed: false,
             })
         });
         Self {
-            configured: own.chain(servers(&webrtc.ice_servers)).collect(),
+            configured: own.chain(servers(&webrtc.ice_servers, false)).collect(),
             handed: Vec::new(),
             phase: Phase::Idle,
             wanted_until: None,
@@ -202,10 +214,14 @@ impl Relays {
 
     /// Takes the servers that a room server hands out, in the place of those it handed out before.
     pub fn handle_ice_servers(&mut self, ice_servers: &[IceServer], now: Instant) {
-        self.handed = servers(ice_servers).collect();
-        // New credentials are another chance.
+        let handed: Vec<_> = servers(ice_servers, true).collect();
+        if handed == self.handed {
+            return;
+        }
+        self.handed = handed;
+        // New credentials are another chance, but not one at any pace.
         if let Phase::Waiting(until) = &mut self.phase {
-            *until = now;
+            *until = (*until).min(now + FIRST_RETRY);
         }
     }
 
@@ -254,16 +270,23 @@ impl Relays {
         if servers.is_empty() {
             return Status::NotConfigured;
         }
-        let failed = servers.iter().find_map(|server| {
+        let failed = |server: &Server| {
+            let is_handed = server.is_handed;
             let server = server.url.to_string();
             let (reason, remedy) = self.told.get(&server)?.clone()?;
-            Some(Status::Failed {
-                server,
-                reason,
-                remedy,
+            Some(if is_handed {
+                Status::HandedFailed
+            } else {
+                Status::Failed {
+                    server,
+                    reason,
+                    remedy,
+                }
             })
-        });
-        failed.unwrap_or(Status::None)
+        };
+        let (handed, own): (Vec<_>, Vec<_>) = servers.iter().partition(|s| s.is_handed);
+        let mut own_first = own.into_iter().chain(handed);
+        own_first.find_map(failed).unwrap_or(Status::None)
     }
 
     /// Takes note that a connection is up. `seed` is random, `unix_time` the wall clock.
@@ -278,8 +301,7 @@ impl Relays {
 
     /// Takes note that a connection could not be made.
     pub fn handle_failed(&mut self, id: LineId, reason: &str, now: Instant) {
-        let remedy = "check the URL, the network and the server's certificate";
-        self.lose(id, reason, remedy, now);
+        self.lose(id, reason, UNREACHABLE_REMEDY, now);
     }
 
     /// Takes note that the network says that there is nobody, or that a stream ended.
@@ -288,6 +310,16 @@ impl Relays {
             client.handle_unreachable(now);
         }
         self.drain(now);
+    }
+
+    /// Takes note that something else than a TURN server answers.
+    pub fn handle_not_turn(&mut self, id: LineId, now: Instant) {
+        self.lose(
+            id,
+            "answers, but not as a TURN server",
+            STRANGER_REMEDY,
+            now,
+        );
     }
 
     /// Takes a message of a server. Returns a viewer's datagram, if it holds one: our address, the
@@ -342,8 +374,13 @@ impl Relays {
         }
         self.drain(now);
         let late = |line: &&Line| line.give_up_at.is_some_and(|at| at <= now);
-        while let Some(id) = self.lines.iter().find(late).map(|line| line.id) {
-            self.lose(id, "does not answer", SILENT_REMEDY, now);
+        while let Some(line) = self.lines.iter().find(late) {
+            let (reason, remedy) = match line.client {
+                Some(_) => ("does not answer", SILENT_REMEDY),
+                // The name is still being looked up, or a stream being opened.
+                None => ("cannot be reached in time", UNREACHABLE_REMEDY),
+            };
+            self.lose(line.id, reason, remedy, now);
         }
         self.retire(now);
         match self.phase {
@@ -421,8 +458,19 @@ impl Relays {
             .lines
             .iter()
             .rev()
-            .find(|line| line.relayed().is_some());
-        current.and_then(Line::renew_at)
+            .find(|line| line.relayed().is_some())?;
+        if self.is_replaced(&current.server) {
+            // The room server does not set the pace.
+            return Some(current.lent_at? + FIRST_RETRY);
+        }
+        current.renew_at()
+    }
+
+    /// Returns whether a room server has handed out other credentials since.
+    fn is_replaced(&self, server: &Server) -> bool {
+        let mut handed = self.handed.iter();
+        let newest = handed.find(|newest| newest.url == server.url);
+        server.is_handed && newest.is_some_and(|newest| newest.source != server.source)
     }
 
     fn client(&mut self, id: LineId) -> Option<&mut Client> {
@@ -445,7 +493,7 @@ impl Relays {
             return;
         };
         if self.lines.len() >= MAX_LINES {
-            self.remove(0);
+            self.remove(self.longest_unused());
         }
         let patience = match server.url.transport {
             Transport::Udp => Duration::from_millis(1_500),
@@ -457,6 +505,7 @@ impl Relays {
         self.outputs.push_back(Output::Open {
             line: id,
             url: server.url.clone(),
+            is_handed: server.is_handed,
         });
         self.lines.push(Line {
             id,
@@ -485,7 +534,6 @@ impl Relays {
                         line.lent_at = Some(now);
                         self.phase = Phase::Resting;
                         self.gather_until = None;
-                        self.retry = FIRST_RETRY;
                         self.favourite = Some(line.server.url.clone());
                         self.outputs.push_back(Output::Lent(address));
                         let server = line.server.url.to_string();
@@ -529,10 +577,23 @@ impl Relays {
             self.told.clear();
         }
         self.told.insert(server, told);
-        if line.lent_at.is_some() {
-            self.try_all(now);
-        } else {
-            self.try_next(now);
+        match line.lent_at {
+            Some(at) if at + FIRST_RETRY <= now => {
+                self.retry = FIRST_RETRY;
+                self.try_all(now);
+            }
+            // It lends and drops at once: the others have a try, once.
+            Some(_) => {
+                let mut servers = VecDeque::new();
+                if self.retry == FIRST_RETRY {
+                    servers.extend(self.servers());
+                    servers.retain(|server| server.url != line.server.url);
+                    self.retry *= 2;
+                }
+                self.phase = Phase::Trying(servers);
+                self.try_next(now);
+            }
+            None => self.try_next(now),
         }
     }
 
@@ -543,13 +604,19 @@ impl Relays {
         }
         let newest = self.lines.len().saturating_sub(1);
         let is_idle = |(at, line): &(usize, &Line)| {
-            let used = line.client.as_ref().and_then(Client::last_sent);
-            let since = used.max(line.lent_at);
+            let since = line.last_used();
             *at < newest && since.is_none_or(|since| since + RETIRES_AFTER <= now)
         };
         if let Some((at, _)) = self.lines.iter().enumerate().find(is_idle) {
             self.remove(at);
         }
+    }
+
+    /// Which line is missed least: media stays where it is.
+    fn longest_unused(&self) -> usize {
+        let lines = self.lines.iter().enumerate();
+        let longest = lines.min_by_key(|(_, line)| line.last_used());
+        longest.map_or(0, |(at, _)| at)
     }
 
     fn remove(&mut self, at: usize) -> Option<Line> {
@@ -571,8 +638,14 @@ impl Relays {
     }
 }
 
+const UNREACHABLE_REMEDY: &str =
+    "check its URL, the network and its name servers, a firewall, and the server's certificate";
+
 const SILENT_REMEDY: &str =
     "check that it runs, and that a firewall lets this device reach its port";
+
+const STRANGER_REMEDY: &str =
+    "check host, port and transport of its URL: something else listens there";
 
 const fn remedy(ended: Ended) -> &'static str {
     match ended {
@@ -587,7 +660,7 @@ const fn remedy(ended: Ended) -> &'static str {
 }
 
 /// The TURN servers of a list that come with a user.
-fn servers(ice_servers: &[IceServer]) -> impl Iterator<Item = Server> {
+fn servers(ice_servers: &[IceServer], is_handed: bool) -> impl Iterator<Item = Server> {
     let with_user = ice_servers.iter().filter_map(|server| {
         let credentials = Credentials {
             username: server.username.clone()?,
@@ -600,6 +673,7 @@ fn servers(ice_servers: &[IceServer]) -> impl Iterator<Item = Server> {
         urls.map(move |url| Server {
             url,
             source: Source::Given(credentials.clone()),
+            is_handed,
         })
         .collect::<Vec<_>>()
     });

@@ -1,4 +1,4 @@
-//! `turn:` and `turns:` URLs (RFC 7065). Pure.
+//! `turn:` and `turns:` URLs (RFC 7065), and `stun:` ones (RFC 7064). Pure.
 
 use std::fmt;
 use std::str::FromStr;
@@ -63,8 +63,7 @@ impl FromStr for TurnUrl {
         };
         let default_port = if secure { 5349 } else { 3478 };
         let (host, port) = split(authority, default_port).ok_or(BadTurnUrl::Host)?;
-        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
-        if host.is_empty() || host.len() > MAX_HOST_BYTES || !host.chars().all(is_name) {
+        if !is_host(host) {
             return Err(BadTurnUrl::Host);
         }
         Ok(Self {
@@ -73,6 +72,23 @@ impl FromStr for TurnUrl {
             transport,
         })
     }
+}
+
+/// Returns the `host:port` of a `stun:` URL; `None`: it is none.
+#[must_use]
+pub fn stun_host(url: &str) -> Option<String> {
+    let authority = url.strip_prefix("stun:")?.split('?').next()?;
+    let (host, port) = split(authority, 3478).filter(|(host, _)| is_host(host))?;
+    Some(if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    })
+}
+
+fn is_host(host: &str) -> bool {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+    (1..=MAX_HOST_BYTES).contains(&host.len()) && host.chars().all(is_name)
 }
 
 fn split(authority: &str, default_port: u16) -> Option<(&str, u16)> {
@@ -146,6 +162,19 @@ mod tests {
             ("turns:a.example?transport=udp", BadTurnUrl::Transport),
         ] {
             assert_eq!(url.parse::<TurnUrl>(), Err(error), "{url}");
+        }
+    }
+
+    #[test]
+    fn reads_the_host_of_stun_urls_alone() {
+        assert_eq!(stun_host("stun:a.example").unwrap(), "a.example:3478");
+        assert_eq!(stun_host("stun:a.example:99").unwrap(), "a.example:99");
+        assert_eq!(
+            stun_host("stun:[2001:db8::1]").unwrap(),
+            "[2001:db8::1]:3478"
+        );
+        for url in ["turn:a.example", "stun:", "stun:a b", "stun:a.example:x"] {
+            assert_eq!(stun_host(url), None, "{url}");
         }
     }
 

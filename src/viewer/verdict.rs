@@ -196,7 +196,7 @@ impl Attempt {
             );
             (
                 what,
-                "a firewall, or an access point that keeps its clients apart? ",
+                "a firewall, an access point that keeps its clients apart, or two networks that are numbered alike? ",
             )
         } else if has(&self.ours, &public) && has(&self.theirs, &public) {
             let what = format!(
@@ -234,10 +234,16 @@ fn kind_of(datagram: &[u8]) -> Option<u16> {
 fn remedy(relay: &Status) -> String {
     match relay {
         Status::NotConfigured => "set webrtc.turn (docs/network.md)".to_owned(),
+        Status::HandedFailed => {
+            "the room server's TURN server fails: the device's log says why, or set webrtc.turn \
+             (docs/network.md)"
+                .to_owned()
+        }
         Status::None => "the TURN server has not answered yet".to_owned(),
         Status::Lent => {
-            "the device has a relay, but the viewer does not reach it: give webrtc.turn.urls \
-                         one with ?transport=tcp, or turns:, for its firewall (docs/network.md)"
+            "the device has a relay, but the viewer does not reach it: open the TURN server's relay ports (UDP \
+             49152 to 65535), set its external-ip if it is behind a router, or give webrtc.turn.urls one with \
+             ?transport=tcp, or turns:, for the viewer's firewall (docs/network.md)"
                 .to_owned()
         }
         Status::Failed {
@@ -490,6 +496,36 @@ mod tests {
             "host 10.1.2.x, host public IPv6, host private IPv6, srflx public IPv4, \
              relay 100.64.0.0/10 (carrier's NAT or VPN)"
         );
+    }
+
+    #[test]
+    fn no_usual_sentence_is_so_long_that_the_page_cuts_off_its_remedy() {
+        let side = [
+            ("host", HOME),
+            ("host", "10.8.0.2"),
+            ("host", "2001:db8::1"),
+            ("host", "fd00::1"),
+            ("host", "100.64.0.3"),
+            ("srflx", "203.0.113.77"),
+            ("srflx", "2001:db8::1"),
+            ("relay", "198.51.100.7"),
+        ];
+        let other: Vec<_> = side[1..]
+            .iter()
+            .map(|&(kind, address)| match address {
+                "10.8.0.2" => (kind, "10.9.0.2"),
+                _ => (kind, address),
+            })
+            .collect();
+        let sentence = attempt(&side, &other)
+            .verdict(&Status::Lent, |_| None)
+            .sentence;
+        let page = include_str!("../../web/app.js");
+        let limit = page
+            .lines()
+            .find_map(|line| line.strip_prefix("const MAX_WORDS = "));
+        let limit: usize = limit.unwrap().trim_end_matches(';').parse().unwrap();
+        assert!(sentence.len() <= limit, "{} {sentence}", sentence.len());
     }
 
     #[test]

@@ -75,6 +75,9 @@ const PLAYOUT_DELAY: &str = "http://www.webrtc.org/experiments/rtp-hdrext/playou
 /// Minimum 0, maximum 0: show each picture at once.
 const PLAYOUT_DELAY_NONE: &[u8] = &[0, 0, 0];
 
+/// How a STUN error begins; `rtc` sends no other than 487 (Role Conflict).
+const STUN_BINDING_ERROR: [u8; 2] = [0x01, 0x11];
+
 const H264_PAYLOAD_TYPE: u8 = 102;
 const RTX_PAYLOAD_TYPE: u8 = 103;
 const OPUS_PAYLOAD_TYPE: u8 = 111;
@@ -431,12 +434,12 @@ impl Peer {
     /// Returns the next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Datagram> {
         if self.connected && self.outgoing.is_empty() {
-            return self.pc.poll_write().map(datagram);
+            return self.poll_write().map(datagram);
         }
         // While connecting, `rtc` puts our DTLS hello in front of the STUN response that makes the
         // viewer's side ready for it. A viewer that drops early hellos would wait a second for the
         // next one: STUN first.
-        while let Some(write) = self.pc.poll_write() {
+        while let Some(write) = self.poll_write() {
             let is_stun = write.message.first().is_some_and(|byte| *byte < 4);
             let at = if is_stun {
                 self.outgoing_stun += 1;
@@ -448,6 +451,19 @@ impl Peer {
         }
         self.outgoing_stun = self.outgoing_stun.saturating_sub(1);
         self.outgoing.pop_front()
+    }
+
+    /// Where both sides have the same ICE role (a page that was called keeps its peer connection, and later calls a
+    /// device that was restarted), `rtc` always answers 487, and then changes its own role as well if its
+    /// tie-breaker wins: browsers change theirs, too, and the roles are the same again. Without the 487
+    /// each side decides by the tie-breaker in the other's checks alone, and they agree (RFC 8445 §7.3.1.1).
+    fn poll_write(&mut self) -> Option<TaggedBytesMut> {
+        loop {
+            let write = self.pc.poll_write()?;
+            if !write.message.starts_with(&STUN_BINDING_ERROR) {
+                return Some(write);
+            }
+        }
     }
 
     /// Returns the next thing that happened.

@@ -311,6 +311,20 @@ fn an_allocation_is_kept_for_days_through_changing_nonces() {
 }
 
 #[test]
+fn requests_that_were_under_way_when_the_nonce_changed_are_all_signed_anew() {
+    let mut w = World::allocated();
+    w.nonce = b"second";
+    for ip in 1..=3 {
+        let peer = SocketAddr::from(([203, 0, 113, ip], 9));
+        w.client.send(peer, CHECK, w.now);
+    }
+    w.client.request(Request::Refresh, 0, w.now);
+    w.run();
+    assert_eq!(w.ended(), None);
+    assert_eq!(w.relayed.len(), 3, "{:?}", w.heard);
+}
+
+#[test]
 fn who_is_gone_is_forgotten() {
     let mut w = World::allocated();
     w.client.send(peer(1), MEDIA, w.now);
@@ -416,4 +430,31 @@ fn a_flood_of_addresses_is_bounded() {
         w.run();
     }
     assert_eq!(w.client.channels.len(), MAX_CHANNELS);
+}
+
+#[test]
+fn a_viewer_with_hundreds_of_addresses_keeps_no_other_from_connecting_or_watching() {
+    let mut w = World::allocated();
+    w.client.send(peer(1), MEDIA, w.now);
+    w.run();
+    for n in 0..1_000_u32 {
+        let flood = SocketAddr::new(std::net::Ipv4Addr::from_bits(0x0a00_0000 + n).into(), 9);
+        w.client.send(flood, CHECK, w.now);
+        w.pass(Duration::from_millis(1));
+        assert!(w.client.transactions.len() <= MAX_PERMISSIONS);
+    }
+    w.run();
+    assert_eq!(w.client.permissions.len(), MAX_PERMISSIONS);
+    assert!(w.client.permissions.contains_key(&peer(1).ip()));
+    w.heard.clear();
+    w.client
+        .send(([203, 0, 113, 10], 1).into(), b"\x00last", w.now);
+    w.run();
+    assert_eq!(w.heard, ["permit", "indication"]);
+}
+
+#[test]
+fn the_key_is_not_shown() {
+    let w = World::allocated();
+    assert!(!format!("{:?}", w.client).contains(&format!("{:?}", w.key())));
 }

@@ -65,7 +65,7 @@ impl World {
     fn run(&mut self) {
         while let Some(output) = self.relays.poll_output() {
             match output {
-                Output::Open { line, url } => {
+                Output::Open { line, url, .. } => {
                     self.lines.insert(line, url.to_string());
                     self.opened.push(url.to_string());
                     self.relays
@@ -272,6 +272,21 @@ fn what_a_server_says_comes_with_a_remedy() {
 }
 
 #[test]
+fn a_web_server_at_the_port_is_told_as_one() {
+    let mut relays = Relays::new(&own(&["turn:a.example:443?transport=tcp"]));
+    let t0 = crate::clock::now();
+    relays.want(t0);
+    relays.handle_opened(LineId(0), [1; 16], Duration::ZERO, t0);
+    relays.handle_not_turn(LineId(0), t0);
+    let status = relays.status();
+    assert!(
+        matches!(&status, Status::Failed { reason, remedy, .. }
+            if reason == "answers, but not as a TURN server" && remedy.contains("port")),
+        "{status:?}"
+    );
+}
+
+#[test]
 fn a_lost_address_is_replaced_at_once() {
     let mut w = World::new(&["turn:a.example"]);
     w.want();
@@ -304,16 +319,90 @@ fn credentials_are_renewed_before_they_expire_and_media_stays_where_it_is() {
 #[test]
 fn servers_of_the_room_are_used_with_the_credentials_that_came_last() {
     let mut w = World::new(&[]);
-    let handed = |username: &str| IceServer {
-        urls: vec!["stun:s.example".to_owned(), "turn:h.example".to_owned()],
-        username: Some(username.to_owned()),
-        credential: Some("p".to_owned()),
-    };
-    w.relays.handle_ice_servers(&[handed("old")], w.now);
-    w.relays.handle_ice_servers(&[handed("new")], w.now);
+    for username in ["old", "new"] {
+        let list = [handed("turn:h.example", username)];
+        w.relays.handle_ice_servers(&list, w.now);
+    }
     w.want();
     assert_eq!(w.usernames, ["new"]);
     assert_eq!(w.opened, ["turn:h.example:3478?transport=udp"]);
+}
+
+fn handed(url: &str, username: &str) -> IceServer {
+    IceServer {
+        urls: vec!["stun:s.example".to_owned(), url.to_owned()],
+        username: Some(username.to_owned()),
+        credential: Some("p".to_owned()),
+    }
+}
+
+#[test]
+fn credentials_that_a_room_server_renews_are_used_at_once_and_media_stays_where_it_is() {
+    let mut w = World::new(&[]);
+    let hand = |w: &mut World, username: &str| {
+        let list = [handed("turn:h.example", username)];
+        w.relays.handle_ice_servers(&list, w.now);
+    };
+    hand(&mut w, "first");
+    w.want();
+    let first = w.lent[0];
+    w.watched_for(Duration::from_secs(60), Some(first));
+    hand(&mut w, "first");
+    w.watched_for(Duration::from_secs(60), Some(first));
+    assert_eq!(w.usernames, ["first"], "they are good");
+    hand(&mut w, "second");
+    w.watched_for(Duration::from_secs(60), Some(first));
+    assert_eq!(w.usernames, ["first", "second"]);
+    assert_eq!(w.relays.current(), Some(w.lent[1]));
+    assert!(w.relays.is_lent(first), "somebody watches through it");
+    assert_eq!((w.reports.len(), w.failures()), (1, 0));
+    for n in 0..60 {
+        hand(&mut w, &n.to_string());
+        w.watched_for(Duration::from_secs(1), Some(first));
+    }
+    assert!(w.lent.len() <= 15, "{}", w.lent.len());
+    assert!(w.relays.is_lent(first), "somebody watches through it");
+}
+
+#[test]
+fn a_room_server_does_not_learn_from_viewers_what_its_servers_do() {
+    let mut w = World::new(&["turn:own.example?transport=tcp"]);
+    w.down = vec!["example"];
+    w.relays
+        .handle_ice_servers(&[handed("turn:h.example", "u")], w.now);
+    w.relays.want(w.now);
+    let first = w.relays.outputs.front();
+    assert!(matches!(
+        first,
+        Some(Output::Open {
+            is_handed: true,
+            ..
+        })
+    ));
+    w.pass(Duration::from_secs(2));
+    assert_eq!(w.relays.status(), Status::HandedFailed);
+    assert_eq!(w.failures(), 1, "the log is told");
+    w.pass(Duration::from_secs(3));
+    let status = w.relays.status();
+    assert!(matches!(&status, Status::Failed { server, .. } if server.contains("own")));
+}
+
+#[test]
+fn a_room_server_does_not_set_the_pace_at_which_its_servers_are_tried() {
+    let mut w = World::new(&[]);
+    w.down = vec!["example"];
+    let mut opened = Vec::new();
+    for changes in [false, true] {
+        w.opened.clear();
+        for n in 0..300 {
+            let username = if changes { n } else { 0 };
+            let list = [handed("turn:h.example", &username.to_string())];
+            w.relays.handle_ice_servers(&list, w.now);
+            w.watched_for(Duration::from_secs(1), None);
+        }
+        opened.push(w.opened.len());
+    }
+    assert!(opened[0] <= 12 && opened[1] <= 60, "{opened:?}");
 }
 
 #[test]
@@ -331,4 +420,45 @@ fn a_flood_of_servers_is_bounded() {
     assert!(w.opened[0].contains("own"));
     assert!(w.opened.len() <= 60 && w.relays.lines.len() <= MAX_LINES);
     assert!(w.relays.told.len() <= MAX_SERVERS * 4);
+}
+
+#[test]
+fn running_media_stays_on_its_address_through_many_renewals() {
+    let mut webrtc = own(&["turn:a.example"]);
+    webrtc.turn.lifetime_s = 20;
+    let mut w = World::new(&[]);
+    w.relays = Relays::new(&webrtc);
+    w.want();
+    let first = w.lent[0];
+    w.watched_for(Duration::from_secs(120), Some(first));
+    assert!(w.lent.len() > 4);
+    assert!(w.relays.is_lent(first), "somebody watches through it");
+}
+
+#[test]
+fn a_server_that_lends_and_drops_again_is_asked_ever_more_rarely() {
+    let mut w = World::new(&["turn:a.example", "turn:a.example?transport=tcp"]);
+    w.want();
+    for _ in 0..120 {
+        let newest = w.relays.lines.last().map(|line| line.id);
+        if let Some(line) = newest {
+            w.relays.lose(line, "forgot our relay", "", w.now);
+        }
+        w.watched_for(Duration::from_secs(1), None);
+    }
+    assert!(w.opened.len() <= 8, "{}", w.opened.len());
+}
+
+#[test]
+fn a_name_that_is_looked_up_for_too_long_is_told_from_a_server_that_is_silent() {
+    let mut relays = Relays::new(&own(&["turn:a.example"]));
+    let t0 = crate::clock::now();
+    relays.want(t0);
+    relays.handle_timeout(t0 + Duration::from_secs(2));
+    let status = relays.status();
+    assert!(
+        matches!(&status, Status::Failed { reason, remedy, .. }
+            if reason == "cannot be reached in time" && remedy.contains("name servers")),
+        "{status:?}"
+    );
 }
