@@ -234,7 +234,8 @@ async fn junk_null_candidates_and_unasked_answers_are_passed_over() {
         link.joined().await;
         link.meets_a_page(&server).await;
         link.has_logged("joined the room").await;
-        assert_eq!(link.log.text().lines().count(), 1, "{}", link.log.text());
+        let other = link.log.text().lines().count() - link.lines("too much");
+        assert_eq!(other, 1, "{}", link.log.text());
         link.stop().await;
     }
 }
@@ -257,7 +258,8 @@ async fn messages_that_are_far_too_large_end_the_connection_and_people_read_one_
             }
         }
         assert_eq!(link.lines("trying again"), 1, "{}", link.log.text());
-        assert_eq!(link.log.text().lines().count(), 1, "{}", link.log.text());
+        let other = link.log.text().lines().count() - link.lines("too much");
+        assert_eq!(other, 1, "{}", link.log.text());
         link.stop().await;
     }
 }
