@@ -40,8 +40,10 @@ use crate::config::Latency;
 use crate::signaling::CandidateInit;
 
 mod feedback;
+mod roles;
 
 use feedback::{FEEDBACK_TAP_SLOT, FeedbackTap};
+use roles::Roles;
 
 /// The data channel that carries `docs/control.md`.
 pub const CONTROL_CHANNEL: &str = "control";
@@ -74,9 +76,6 @@ const PLAYOUT_DELAY: &str = "http://www.webrtc.org/experiments/rtp-hdrext/playou
 
 /// Minimum 0, maximum 0: show each picture at once.
 const PLAYOUT_DELAY_NONE: &[u8] = &[0, 0, 0];
-
-/// How a STUN error begins; `rtc` sends no other than 487 (Role Conflict).
-const STUN_BINDING_ERROR: [u8; 2] = [0x01, 0x11];
 
 const H264_PAYLOAD_TYPE: u8 = 102;
 const RTX_PAYLOAD_TYPE: u8 = 103;
@@ -176,6 +175,7 @@ pub struct Peer {
     keyframe_wanted: Arc<AtomicBool>,
     playout_delay: bool,
     connected: bool,
+    roles: Roles,
     events: VecDeque<PeerEvent>,
     /// While connecting: STUN in front, `outgoing_stun` of it.
     outgoing: VecDeque<Datagram>,
@@ -299,6 +299,7 @@ impl Peer {
             keyframe_wanted,
             playout_delay,
             connected: false,
+            roles: Roles::default(),
             events: VecDeque::new(),
             outgoing: VecDeque::new(),
             outgoing_stun: 0,
@@ -323,13 +324,15 @@ impl Peer {
     ///
     /// [`PeerError`] where `rtc` cannot make sense of it; the peer connection is of no use then.
     pub fn answer(&mut self, offer: &str, now: Instant) -> Result<String, PeerError> {
-        let offer = RTCSessionDescription::offer(offer.to_owned())?;
-        self.pc.set_remote_description(now, offer)?;
+        let description = RTCSessionDescription::offer(offer.to_owned())?;
+        self.pc.set_remote_description(now, description)?;
         self.only_send();
         let answer = self.pc.create_answer(None)?;
         self.pc.set_local_description(now, answer)?;
         self.read_negotiated_parameters();
-        self.local_description()
+        let answer = self.local_description()?;
+        self.roles.handle_descriptions(&answer, offer);
+        Ok(answer)
     }
 
     /// Returns an offer: audio, video and the control channel, send-only, with our candidates. Browsers
@@ -352,9 +355,11 @@ impl Peer {
     ///
     /// [`PeerError`] where `rtc` cannot make sense of it; the peer connection is of no use then.
     pub fn accept(&mut self, answer: &str, now: Instant) -> Result<(), PeerError> {
-        let answer = RTCSessionDescription::answer(answer.to_owned())?;
-        self.pc.set_remote_description(now, answer)?;
+        let description = RTCSessionDescription::answer(answer.to_owned())?;
+        self.pc.set_remote_description(now, description)?;
         self.read_negotiated_parameters();
+        self.roles
+            .handle_descriptions(&self.local_description()?, answer);
         Ok(())
     }
 
@@ -374,6 +379,11 @@ impl Peer {
 
     /// Takes a datagram from the viewer.
     pub fn handle_datagram(&mut self, datagram: Datagram, now: Instant) {
+        let conflict = if self.connected {
+            None
+        } else {
+            self.roles.handle_datagram(&datagram.bytes)
+        };
         let read = self.pc.handle_read(TaggedBytesMut {
             now,
             transport: TransportContext {
@@ -382,7 +392,7 @@ impl Peer {
                 ecn: None,
                 transport_protocol: TransportProtocol::UDP,
             },
-            message: datagram.bytes,
+            message: conflict.map_or(datagram.bytes, |check| BytesMut::from(&check[..])),
         });
         if let Err(error) = read {
             tracing::debug!(%error, "ignored a datagram");
@@ -453,14 +463,11 @@ impl Peer {
         self.outgoing.pop_front()
     }
 
-    /// Where both sides have the same ICE role (a page that was called keeps its peer connection, and later calls a
-    /// device that was restarted), `rtc` always answers 487, and then changes its own role as well if its
-    /// tie-breaker wins: browsers change theirs, too, and the roles are the same again. Without the 487
-    /// each side decides by the tie-breaker in the other's checks alone, and they agree (RFC 8445 §7.3.1.1).
+    /// Returns the next datagram of `rtc`'s that is to be sent.
     fn poll_write(&mut self) -> Option<TaggedBytesMut> {
         loop {
             let write = self.pc.poll_write()?;
-            if !write.message.starts_with(&STUN_BINDING_ERROR) {
+            if self.connected || self.roles.may_send(&write.message) {
                 return Some(write);
             }
         }
