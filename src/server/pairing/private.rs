@@ -35,6 +35,10 @@ use crate::signaling::{CandidateInit, RoomEvent, RoomMessage, ViewerId};
 const PAGE: Member = Member(1);
 const DEVICE: Member = Member(2);
 
+/// After how long a page that was refused is met again. It knows nothing of refusals, so it would wait for
+/// ever; a place is free once somebody else's media ended.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
 /// What pages may speak, and where they find the device.
 #[derive(Clone, Debug, Default)]
 pub struct Tutorials {
@@ -138,6 +142,10 @@ struct Partner {
     instance: Option<String>,
     /// The page sees the device.
     is_connected: bool,
+    /// Our viewer was let into its room.
+    is_member: bool,
+    /// When a page that was refused is met again.
+    retry_at: Option<Instant>,
 }
 
 /// The second in which the page's texts are counted.
@@ -248,12 +256,21 @@ impl Pairing {
         let field = |name: &str| message.get(name).unwrap_or(&Value::Null);
         match field("type").as_str().unwrap_or_default() {
             "joined" => {
+                if let Some(partner) = &mut self.partner {
+                    partner.is_member = true;
+                }
                 self.handle_presence(field("device").as_str(), now);
                 self.granted(now);
             }
             "device-joined" => self.handle_presence(field("instance").as_str(), now),
             "device-left" => self.handle_presence(None, now),
-            "error" => debug!(code = %field("code"), "a page's viewer was refused"),
+            "error" => {
+                debug!(code = %field("code"), "a page's viewer was refused");
+                let is_full = field("code") == dialect::ROOM_FULL;
+                if is_full && self.partner.as_ref().is_some_and(|p| !p.is_connected) {
+                    self.retry(now);
+                }
+            }
             kind => {
                 if let Some(partner) = &mut self.partner
                     && let Some(viewer) = partner.viewer.clone()
@@ -271,12 +288,16 @@ impl Pairing {
         self.settle(now);
     }
 
-    /// Takes note that our viewer was thrown out.
+    /// Takes note that our viewer was thrown out, or was not let in.
     pub fn handle_room_closed(&mut self, now: Instant) {
-        self.exit();
-        self.partner = None;
-        if self.may_read() {
-            self.outputs.push_back(Output::ClosePage);
+        if self.partner.as_ref().is_some_and(|p| !p.is_member) {
+            self.retry(now);
+        } else {
+            self.exit();
+            self.partner = None;
+            if self.may_read() {
+                self.outputs.push_back(Output::ClosePage);
+            }
         }
         self.granted(now);
         self.settle(now);
@@ -296,6 +317,10 @@ impl Pairing {
         if let Some(partner) = self.partner.as_mut().filter(|p| p.is_inside) {
             partner.adapter.handle_timeout(now);
         }
+        let retry_at = self.partner.as_ref().and_then(|p| p.retry_at);
+        if retry_at.is_some_and(|at| at <= now) {
+            self.meet_again(now);
+        }
         self.settle(now);
     }
 
@@ -306,11 +331,13 @@ impl Pairing {
             Stage::Held { until, .. } => Some(until),
             Stage::Idle | Stage::Asking { .. } => None,
         };
-        let partner = self.partner.as_ref().filter(|p| p.is_inside);
+        let partner = self.partner.as_ref();
+        let inside = partner.filter(|p| p.is_inside);
         [
             held,
             self.server.as_ref().and_then(RoomServer::poll_timeout),
-            partner.and_then(|p| p.adapter.poll_timeout()),
+            inside.and_then(|p| p.adapter.poll_timeout()),
+            partner.and_then(|p| p.retry_at),
         ]
         .into_iter()
         .flatten()
@@ -383,6 +410,8 @@ impl Pairing {
             present: None,
             instance: None,
             is_connected: false,
+            is_member: false,
+            retry_at: None,
         });
         self.outputs.push_back(Output::Enter { room });
         self.stage = Stage::Asking { text };
@@ -430,17 +459,51 @@ impl Pairing {
         }
         partner.instance = instance;
         // What ran ended with the process before, which had no time to say so.
+        self.part(now);
+        self.enter(now);
+    }
+
+    /// What ran is over; the virtual device leaves the page's world, as far as the dialect has a word for it.
+    fn part(&mut self, now: Instant) {
+        let Some(partner) = &mut self.partner else {
+            return;
+        };
         partner.is_connected = false;
         if let Some(viewer) = partner.viewer.clone() {
             let ended = RoomMessage::Ended { viewer };
             partner.adapter.handle_message(&ended, now);
         }
         if partner.is_inside {
+            // What it would try next, it does once it is back.
+            while partner.adapter.poll_output().is_some() {}
             partner.adapter.handle_leave();
             self.settle(now);
         }
         self.exit();
-        self.enter(now);
+    }
+
+    /// There was no place: the virtual device parts from the page for a while.
+    fn retry(&mut self, now: Instant) {
+        self.part(now);
+        if let Some(partner) = &mut self.partner {
+            partner.retry_at = Some(now + RETRY_AFTER);
+            if !partner.is_member {
+                partner.present = None;
+            }
+        }
+    }
+
+    fn meet_again(&mut self, now: Instant) {
+        let Some(partner) = &mut self.partner else {
+            return;
+        };
+        partner.retry_at = None;
+        if !partner.is_member {
+            let room = partner.room.clone();
+            self.outputs.push_back(Output::Enter { room });
+        } else if partner.present.is_some() {
+            self.enter(now);
+        }
     }
 
     fn enter(&mut self, now: Instant) {
@@ -448,6 +511,7 @@ impl Pairing {
         let opening = Opening::websocket(format!("device-{}", self.entries));
         if let (Some(server), Some(partner)) = (&mut self.server, &mut self.partner) {
             partner.is_inside = true;
+            partner.retry_at = None;
             server.handle_opened(DEVICE, &opening, now);
             partner.adapter.handle_connected(now);
         }
@@ -531,6 +595,7 @@ impl Pairing {
                 if partner.viewer.as_ref() == Some(&viewer) {
                     partner.viewer = None;
                     partner.is_connected = false;
+                    partner.is_member = false;
                     let room = partner.room.clone();
                     let bye = json!({"type": "bye"}).to_string();
                     self.outputs.push_back(Output::ToRoom(bye));

@@ -323,3 +323,51 @@ fn a_page_that_says_too_much_in_a_second_is_closed() {
     world.page(&large);
     assert_eq!(world.page(&large), ["close page"]);
 }
+
+const FULL: &str = r#"{"type":"error","from":"device","code":"room-full","message":"full"}"#;
+
+#[test]
+fn a_page_for_which_there_is_no_place_is_left_and_met_again_until_there_is_one() {
+    let mut world = socketio_rooms();
+    world.page(r#"42["ready","ROOM"]"#);
+    assert_eq!(world.room(FULL), [r#"to page: 42["leave"]"#]);
+    for _ in 0..3 {
+        assert_eq!(world.wait(4_999), NONE);
+        assert_eq!(world.wait(1), [r#"to page: 42["ready"]"#]);
+        let offer = r#"42["offer",{"type":"offer","sdp":"mine"},"ROOM"]"#;
+        assert_eq!(world.page(offer).len(), 1);
+        assert_eq!(world.room(FULL), [r#"to page: 42["leave"]"#]);
+    }
+    world.wait(5_000);
+    world.room(r#"{"type":"connected","from":"device"}"#);
+    assert_eq!(world.wait(4_000), NONE, "it has a place");
+    assert_eq!(world.room(FULL), NONE, "that was about something else");
+}
+
+#[test]
+fn a_page_of_ws_rooms_for_which_there_was_no_place_is_called_5_s_later() {
+    let mut world = World::new(&[Dialect::WsRooms], Endpoint::WebSocket);
+    world.page(r#"{"type":"join","room":"ROOM"}"#);
+    world.room(JOINED);
+    assert_eq!(world.wait(2_500), [CALL]);
+    assert_eq!(world.room(FULL), NONE);
+    let ready = r#"to page: {"room":"ROOM","type":"ready"}"#;
+    assert_eq!(world.wait(5_000), [ready]);
+    assert_eq!(world.wait(2_500), [CALL]);
+}
+
+#[test]
+fn a_page_whose_viewer_was_not_let_in_meets_the_device_once_it_is() {
+    let mut world = World::new(&[Dialect::SocketioRooms], Endpoint::SocketIo);
+    world.page("40");
+    world.page(r#"42["join","ROOM"]"#);
+    let mut told = vec![r#"to page: 42["created"]"#];
+    for _ in 0..3 {
+        world.room(r#"{"type":"error","code":"room-full","message":"full"}"#);
+        world.pairing.handle_room_closed(world.now);
+        assert_eq!(world.drain(), told);
+        told.clear();
+        assert_eq!(world.wait(5_000), ["enter ROOM"]);
+    }
+    assert_eq!(world.room(JOINED), [r#"to page: 42["ready"]"#]);
+}
