@@ -142,6 +142,8 @@ struct Partner {
     instance: Option<String>,
     /// The page sees the device.
     is_connected: bool,
+    /// It came back as the same process, and has not said since what became of the media.
+    came_back: bool,
     /// Our viewer was let into its room.
     is_member: bool,
     /// When a page that was refused is met again.
@@ -277,8 +279,17 @@ impl Pairing {
                     && let Some(message) = device_says(kind, &message, viewer)
                 {
                     match message {
-                        RoomMessage::Connected { .. } => partner.is_connected = true,
-                        RoomMessage::Ended { .. } => partner.is_connected = false,
+                        RoomMessage::Connected { .. } => {
+                            partner.is_connected = true;
+                            partner.came_back = false;
+                        }
+                        RoomMessage::Ended { .. } => {
+                            partner.is_connected = false;
+                            if partner.came_back {
+                                self.part(now);
+                                return self.enter(now);
+                            }
+                        }
                         _ => {}
                     }
                     partner.adapter.handle_message(&message, now);
@@ -410,6 +421,7 @@ impl Pairing {
             present: None,
             instance: None,
             is_connected: false,
+            came_back: false,
             is_member: false,
             retry_at: None,
         });
@@ -444,7 +456,8 @@ impl Pairing {
     /// The device is there, as the process `instance`, or is not.
     ///
     /// Its leaving alone changes nothing: the page may go on seeing it. A process that comes back, and
-    /// that the page does not see, enters the page's world anew: it knows nothing of what was said.
+    /// that the page does not see, enters the page's world anew: it knows nothing of what was said. Whether
+    /// the page sees it is what the process says first; it could not while it was away.
     fn handle_presence(&mut self, instance: Option<&str>, now: Instant) {
         let Some(partner) = &mut self.partner else {
             return;
@@ -454,7 +467,11 @@ impl Pairing {
             return;
         }
         partner.present.clone_from(&instance);
-        if instance.is_none() || (partner.instance == instance && partner.is_connected) {
+        if instance.is_none() {
+            return;
+        }
+        if partner.instance == instance && partner.is_connected {
+            partner.came_back = true;
             return;
         }
         partner.instance = instance;
@@ -469,6 +486,7 @@ impl Pairing {
             return;
         };
         partner.is_connected = false;
+        partner.came_back = false;
         if let Some(viewer) = partner.viewer.clone() {
             let ended = RoomMessage::Ended { viewer };
             partner.adapter.handle_message(&ended, now);
@@ -595,6 +613,7 @@ impl Pairing {
                 if partner.viewer.as_ref() == Some(&viewer) {
                     partner.viewer = None;
                     partner.is_connected = false;
+                    partner.came_back = false;
                     partner.is_member = false;
                     let room = partner.room.clone();
                     let bye = json!({"type": "bye"}).to_string();

@@ -371,3 +371,36 @@ fn a_page_whose_viewer_was_not_let_in_meets_the_device_once_it_is() {
     }
     assert_eq!(world.room(JOINED), [r#"to page: 42["ready"]"#]);
 }
+
+#[test]
+fn a_page_whose_media_ended_while_the_device_was_away_is_met_anew() {
+    let connected = r#"{"type":"connected","from":"device"}"#;
+    let ended = r#"{"type":"ended","from":"device"}"#;
+    let left = r#"{"type":"device-left"}"#;
+    let back = r#"{"type":"device-joined","instance":"d1"}"#;
+
+    let mut world = World::new(&[Dialect::WsRooms], Endpoint::WebSocket);
+    world.page(r#"{"type":"join","room":"ROOM"}"#);
+    world.room(JOINED);
+    world.wait(2_500);
+    world.room(connected);
+    world.room(left);
+    assert_eq!(world.room(back), NONE);
+    let ready = r#"to page: {"room":"ROOM","type":"ready"}"#;
+    assert_eq!(world.room(ended), [ready]);
+    assert_eq!(world.wait(2_500), [CALL]);
+
+    world.room(connected);
+    world.room(left);
+    world.room(back);
+    assert_eq!(world.room(connected), NONE, "it ran on");
+    assert_eq!(world.room(ended), NONE, "the page hung up");
+
+    let mut world = socketio_rooms();
+    world.page(r#"42["ready","ROOM"]"#);
+    world.room(connected);
+    world.room(left);
+    world.room(back);
+    let anew = [r#"to page: 42["leave"]"#, r#"to page: 42["ready"]"#];
+    assert_eq!(world.room(ended), anew);
+}
