@@ -39,6 +39,10 @@ const DEVICE: Member = Member(2);
 /// ever; a place is free once somebody else's media ended.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
+/// How long lies between two entries of one page's viewer, so that a page which leaves and joins in a loop
+/// does not fill the log. A page that shows its video anew does both at once, and is not kept from it.
+const ENTRY_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What pages may speak, and where they find the device.
 #[derive(Clone, Debug, Default)]
 pub struct Tutorials {
@@ -109,6 +113,8 @@ pub struct Pairing {
     partner: Option<Partner>,
     /// How many times a virtual device has entered.
     entries: u64,
+    /// When a viewer last entered our rooms.
+    entered_at: Option<Instant>,
     second: Second,
     outputs: VecDeque<Output>,
 }
@@ -148,6 +154,10 @@ struct Partner {
     is_member: bool,
     /// When a page that was refused is met again.
     retry_at: Option<Instant>,
+    /// When our viewer enters its room, unless it has.
+    enter_at: Option<Instant>,
+    /// What it says then. It waits for a second at most, so a page's limits bound it.
+    unsaid: Vec<String>,
 }
 
 /// The second in which the page's texts are counted.
@@ -192,6 +202,7 @@ impl Pairing {
             stage: Stage::Idle,
             partner: None,
             entries: 0,
+            entered_at: None,
             second: Second {
                 since: now,
                 messages: 0,
@@ -200,7 +211,7 @@ impl Pairing {
             outputs: VecDeque::new(),
         };
         match dialect {
-            Some(Dialect::WsBroadcast) => pairing.ask_broadcast(None),
+            Some(Dialect::WsBroadcast) => pairing.ask_broadcast(None, now),
             _ if endpoint == Endpoint::SocketIo => pairing.open(now),
             _ => {}
         }
@@ -217,7 +228,7 @@ impl Pairing {
         }
         self.tell_dialect(text);
         if self.dialect == Some(Dialect::WsBroadcast) && !self.is_open {
-            return self.ask_broadcast(Some(text.to_owned()));
+            return self.ask_broadcast(Some(text.to_owned()), now);
         }
         let wanted = self.server.as_ref().and_then(|s| s.room_wanted(text));
         match wanted {
@@ -328,6 +339,10 @@ impl Pairing {
         if let Some(partner) = self.partner.as_mut().filter(|p| p.is_inside) {
             partner.adapter.handle_timeout(now);
         }
+        let enter_at = self.partner.as_ref().and_then(|p| p.enter_at);
+        if enter_at.is_some_and(|at| at <= now) {
+            self.enter_room(now);
+        }
         let retry_at = self.partner.as_ref().and_then(|p| p.retry_at);
         if retry_at.is_some_and(|at| at <= now) {
             self.meet_again(now);
@@ -349,6 +364,7 @@ impl Pairing {
             self.server.as_ref().and_then(RoomServer::poll_timeout),
             inside.and_then(|p| p.adapter.poll_timeout()),
             partner.and_then(|p| p.retry_at),
+            partner.and_then(|p| p.enter_at),
         ]
         .into_iter()
         .flatten()
@@ -380,10 +396,10 @@ impl Pairing {
     }
 
     /// A bus has no rooms: the device is the one of the first room.
-    fn ask_broadcast(&mut self, text: Option<String>) {
+    fn ask_broadcast(&mut self, text: Option<String>, now: Instant) {
         if let Some(room) = self.tutorials.rooms.first() {
             let room = room.expose().to_owned();
-            self.ask(room, text);
+            self.ask(room, text, now);
         }
     }
 
@@ -392,7 +408,7 @@ impl Pairing {
         let matching = self.tutorials.rooms.iter().filter(|r| r.matches(&room));
         if matching.count() > 0 {
             guesses.right_key(self.guesser);
-            self.ask(room, Some(text));
+            self.ask(room, Some(text), now);
         } else {
             let in_a_row = guesses.wrong_key(self.guesser, now);
             if in_a_row.is_power_of_two() {
@@ -403,7 +419,7 @@ impl Pairing {
         }
     }
 
-    fn ask(&mut self, room: String, text: Option<String>) {
+    fn ask(&mut self, room: String, text: Option<String>, now: Instant) {
         let Some(dialect) = self.dialect else {
             return;
         };
@@ -413,8 +429,11 @@ impl Pairing {
             ..Join::default()
         };
         self.exit();
+        if self.partner.is_some() {
+            self.outputs.push_back(Output::Leave);
+        }
         self.partner = Some(Partner {
-            room: room.clone(),
+            room,
             adapter: Adapter::new(dialect, join),
             is_inside: false,
             viewer: None,
@@ -424,9 +443,30 @@ impl Pairing {
             came_back: false,
             is_member: false,
             retry_at: None,
+            enter_at: None,
+            unsaid: Vec::new(),
         });
-        self.outputs.push_back(Output::Enter { room });
         self.stage = Stage::Asking { text };
+        self.enter_room(now);
+    }
+
+    /// Our viewer enters its room, or will once it may.
+    fn enter_room(&mut self, now: Instant) {
+        let earliest = self.entered_at.map_or(now, |at| at + ENTRY_INTERVAL);
+        let Some(partner) = &mut self.partner else {
+            return;
+        };
+        partner.is_member = false;
+        if earliest > now {
+            partner.enter_at = Some(earliest);
+            return;
+        }
+        partner.enter_at = None;
+        self.entered_at = Some(now);
+        let room = partner.room.clone();
+        self.outputs.push_back(Output::Enter { room });
+        let unsaid = partner.unsaid.drain(..).map(Output::ToRoom);
+        self.outputs.extend(unsaid);
     }
 
     /// The page's wish need not wait any longer.
@@ -517,8 +557,7 @@ impl Pairing {
         };
         partner.retry_at = None;
         if !partner.is_member {
-            let room = partner.room.clone();
-            self.outputs.push_back(Output::Enter { room });
+            self.enter_room(now);
         } else if partner.present.is_some() {
             self.enter(now);
         }
@@ -575,7 +614,7 @@ impl Pairing {
         }
         match partner.and_then(|p| p.adapter.poll_output()) {
             Some(dialect::Output::Send(text)) => server.handle_text(DEVICE, &text, now),
-            Some(dialect::Output::Event(event)) => self.handle_event(event),
+            Some(dialect::Output::Event(event)) => self.handle_event(event, now),
             Some(dialect::Output::Rejoin | dialect::Output::Lost { .. }) => {
                 self.exit();
                 self.enter(now);
@@ -591,7 +630,7 @@ impl Pairing {
     }
 
     /// What the virtual device heard of the page is what our viewer says.
-    fn handle_event(&mut self, event: RoomEvent) {
+    fn handle_event(&mut self, event: RoomEvent, now: Instant) {
         let Some(partner) = &mut self.partner else {
             return;
         };
@@ -614,12 +653,13 @@ impl Pairing {
                     partner.viewer = None;
                     partner.is_connected = false;
                     partner.came_back = false;
-                    partner.is_member = false;
-                    let room = partner.room.clone();
-                    let bye = json!({"type": "bye"}).to_string();
-                    self.outputs.push_back(Output::ToRoom(bye));
-                    self.outputs.push_back(Output::Leave);
-                    self.outputs.push_back(Output::Enter { room });
+                    partner.unsaid.clear();
+                    if partner.enter_at.is_none() {
+                        let bye = json!({"type": "bye"}).to_string();
+                        self.outputs.push_back(Output::ToRoom(bye));
+                        self.outputs.push_back(Output::Leave);
+                    }
+                    self.enter_room(now);
                 }
                 return;
             }
@@ -632,7 +672,12 @@ impl Pairing {
             }
         };
         partner.viewer = Some(viewer);
-        self.outputs.push_back(Output::ToRoom(text.to_string()));
+        let text = text.to_string();
+        if partner.enter_at.is_some() {
+            partner.unsaid.push(text);
+        } else {
+            self.outputs.push_back(Output::ToRoom(text));
+        }
     }
 }
 

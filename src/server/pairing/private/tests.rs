@@ -116,6 +116,7 @@ fn a_page_of_socketio_rooms_comes_second_and_is_offered() {
 fn a_page_that_leaves_and_joins_again_is_another_viewer() {
     let mut world = socketio_rooms();
     world.page(r#"42["ready","ROOM"]"#);
+    world.wait(1_000);
     assert_eq!(world.page(r#"42["leave","ROOM"]"#), BYE);
     assert_eq!(world.room(JOINED), NONE);
     let joined = [r#"to page: 42["joined"]"#];
@@ -403,4 +404,27 @@ fn a_page_whose_media_ended_while_the_device_was_away_is_met_anew() {
     world.room(back);
     let anew = [r#"to page: 42["leave"]"#, r#"to page: 42["ready"]"#];
     assert_eq!(world.room(ended), anew);
+}
+
+#[test]
+fn a_page_that_leaves_and_joins_in_a_loop_enters_our_rooms_once_a_second() {
+    let mut world = socketio_rooms();
+    assert_eq!(world.page(r#"42["ready","ROOM"]"#), [CALL]);
+    let offer = |n: i32| format!(r#"42["offer",{{"type":"offer","sdp":"{n}"}},"ROOM"]"#);
+    assert_eq!(world.page(&offer(0)).len(), 1);
+    assert_eq!(world.page(r#"42["leave","ROOM"]"#), BYE[..2]);
+    let joined = [r#"to page: 42["joined"]"#];
+    for n in 1..=9 {
+        assert_eq!(world.page(r#"42["join","ROOM"]"#), joined);
+        assert_eq!(world.page(&offer(n)), NONE);
+        assert_eq!(world.page(r#"42["leave","ROOM"]"#), NONE);
+    }
+    world.page(r#"42["join","ROOM"]"#);
+    world.page(r#"42["ready","ROOM"]"#);
+    assert_eq!(world.wait(999), NONE);
+    let last = ["enter ROOM", CALL];
+    assert_eq!(world.wait(1), last, "the last wish wins");
+    assert_eq!(world.room(JOINED), NONE);
+    assert_eq!(world.page(r#"42["leave","ROOM"]"#), BYE[..2]);
+    assert_eq!(world.wait(1_000), ["enter ROOM"]);
 }
