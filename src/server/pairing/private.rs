@@ -35,6 +35,14 @@ use crate::signaling::{CandidateInit, RoomEvent, RoomMessage, ViewerId};
 const PAGE: Member = Member(1);
 const DEVICE: Member = Member(2);
 
+/// After how long a page that was refused is met again. It knows nothing of refusals, so it would wait for
+/// ever; a place is free once somebody else's media ended.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// How long lies between two entries of one page's viewer, so that a page which leaves and joins in a loop
+/// does not fill the log. A page that shows its video anew does both at once, and is not kept from it.
+const ENTRY_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What pages may speak, and where they find the device.
 #[derive(Clone, Debug, Default)]
 pub struct Tutorials {
@@ -105,6 +113,8 @@ pub struct Pairing {
     partner: Option<Partner>,
     /// How many times a virtual device has entered.
     entries: u64,
+    /// When a viewer last entered our rooms.
+    entered_at: Option<Instant>,
     second: Second,
     outputs: VecDeque<Output>,
 }
@@ -138,6 +148,16 @@ struct Partner {
     instance: Option<String>,
     /// The page sees the device.
     is_connected: bool,
+    /// It came back as the same process, and has not said since what became of the media.
+    came_back: bool,
+    /// Our viewer was let into its room.
+    is_member: bool,
+    /// When a page that was refused is met again.
+    retry_at: Option<Instant>,
+    /// When our viewer enters its room, unless it has.
+    enter_at: Option<Instant>,
+    /// What it says then. It waits for a second at most, so a page's limits bound it.
+    unsaid: Vec<String>,
 }
 
 /// The second in which the page's texts are counted.
@@ -182,6 +202,7 @@ impl Pairing {
             stage: Stage::Idle,
             partner: None,
             entries: 0,
+            entered_at: None,
             second: Second {
                 since: now,
                 messages: 0,
@@ -190,7 +211,7 @@ impl Pairing {
             outputs: VecDeque::new(),
         };
         match dialect {
-            Some(Dialect::WsBroadcast) => pairing.ask_broadcast(None),
+            Some(Dialect::WsBroadcast) => pairing.ask_broadcast(None, now),
             _ if endpoint == Endpoint::SocketIo => pairing.open(now),
             _ => {}
         }
@@ -207,7 +228,7 @@ impl Pairing {
         }
         self.tell_dialect(text);
         if self.dialect == Some(Dialect::WsBroadcast) && !self.is_open {
-            return self.ask_broadcast(Some(text.to_owned()));
+            return self.ask_broadcast(Some(text.to_owned()), now);
         }
         let wanted = self.server.as_ref().and_then(|s| s.room_wanted(text));
         match wanted {
@@ -248,20 +269,38 @@ impl Pairing {
         let field = |name: &str| message.get(name).unwrap_or(&Value::Null);
         match field("type").as_str().unwrap_or_default() {
             "joined" => {
+                if let Some(partner) = &mut self.partner {
+                    partner.is_member = true;
+                }
                 self.handle_presence(field("device").as_str(), now);
                 self.granted(now);
             }
             "device-joined" => self.handle_presence(field("instance").as_str(), now),
             "device-left" => self.handle_presence(None, now),
-            "error" => debug!(code = %field("code"), "a page's viewer was refused"),
+            "error" => {
+                debug!(code = %field("code"), "a page's viewer was refused");
+                let is_full = field("code") == dialect::ROOM_FULL;
+                if is_full && self.partner.as_ref().is_some_and(|p| !p.is_connected) {
+                    self.retry(now);
+                }
+            }
             kind => {
                 if let Some(partner) = &mut self.partner
                     && let Some(viewer) = partner.viewer.clone()
                     && let Some(message) = device_says(kind, &message, viewer)
                 {
                     match message {
-                        RoomMessage::Connected { .. } => partner.is_connected = true,
-                        RoomMessage::Ended { .. } => partner.is_connected = false,
+                        RoomMessage::Connected { .. } => {
+                            partner.is_connected = true;
+                            partner.came_back = false;
+                        }
+                        RoomMessage::Ended { .. } => {
+                            partner.is_connected = false;
+                            if partner.came_back {
+                                self.part(now);
+                                return self.enter(now);
+                            }
+                        }
                         _ => {}
                     }
                     partner.adapter.handle_message(&message, now);
@@ -271,12 +310,16 @@ impl Pairing {
         self.settle(now);
     }
 
-    /// Takes note that our viewer was thrown out.
+    /// Takes note that our viewer was thrown out, or was not let in.
     pub fn handle_room_closed(&mut self, now: Instant) {
-        self.exit();
-        self.partner = None;
-        if self.may_read() {
-            self.outputs.push_back(Output::ClosePage);
+        if self.partner.as_ref().is_some_and(|p| !p.is_member) {
+            self.retry(now);
+        } else {
+            self.exit();
+            self.partner = None;
+            if self.may_read() {
+                self.outputs.push_back(Output::ClosePage);
+            }
         }
         self.granted(now);
         self.settle(now);
@@ -296,6 +339,14 @@ impl Pairing {
         if let Some(partner) = self.partner.as_mut().filter(|p| p.is_inside) {
             partner.adapter.handle_timeout(now);
         }
+        let enter_at = self.partner.as_ref().and_then(|p| p.enter_at);
+        if enter_at.is_some_and(|at| at <= now) {
+            self.enter_room(now);
+        }
+        let retry_at = self.partner.as_ref().and_then(|p| p.retry_at);
+        if retry_at.is_some_and(|at| at <= now) {
+            self.meet_again(now);
+        }
         self.settle(now);
     }
 
@@ -306,11 +357,14 @@ impl Pairing {
             Stage::Held { until, .. } => Some(until),
             Stage::Idle | Stage::Asking { .. } => None,
         };
-        let partner = self.partner.as_ref().filter(|p| p.is_inside);
+        let partner = self.partner.as_ref();
+        let inside = partner.filter(|p| p.is_inside);
         [
             held,
             self.server.as_ref().and_then(RoomServer::poll_timeout),
-            partner.and_then(|p| p.adapter.poll_timeout()),
+            inside.and_then(|p| p.adapter.poll_timeout()),
+            partner.and_then(|p| p.retry_at),
+            partner.and_then(|p| p.enter_at),
         ]
         .into_iter()
         .flatten()
@@ -342,10 +396,10 @@ impl Pairing {
     }
 
     /// A bus has no rooms: the device is the one of the first room.
-    fn ask_broadcast(&mut self, text: Option<String>) {
+    fn ask_broadcast(&mut self, text: Option<String>, now: Instant) {
         if let Some(room) = self.tutorials.rooms.first() {
             let room = room.expose().to_owned();
-            self.ask(room, text);
+            self.ask(room, text, now);
         }
     }
 
@@ -354,7 +408,7 @@ impl Pairing {
         let matching = self.tutorials.rooms.iter().filter(|r| r.matches(&room));
         if matching.count() > 0 {
             guesses.right_key(self.guesser);
-            self.ask(room, Some(text));
+            self.ask(room, Some(text), now);
         } else {
             let in_a_row = guesses.wrong_key(self.guesser, now);
             if in_a_row.is_power_of_two() {
@@ -365,7 +419,7 @@ impl Pairing {
         }
     }
 
-    fn ask(&mut self, room: String, text: Option<String>) {
+    fn ask(&mut self, room: String, text: Option<String>, now: Instant) {
         let Some(dialect) = self.dialect else {
             return;
         };
@@ -375,17 +429,44 @@ impl Pairing {
             ..Join::default()
         };
         self.exit();
+        if self.partner.is_some() {
+            self.outputs.push_back(Output::Leave);
+        }
         self.partner = Some(Partner {
-            room: room.clone(),
+            room,
             adapter: Adapter::new(dialect, join),
             is_inside: false,
             viewer: None,
             present: None,
             instance: None,
             is_connected: false,
+            came_back: false,
+            is_member: false,
+            retry_at: None,
+            enter_at: None,
+            unsaid: Vec::new(),
         });
-        self.outputs.push_back(Output::Enter { room });
         self.stage = Stage::Asking { text };
+        self.enter_room(now);
+    }
+
+    /// Our viewer enters its room, or will once it may.
+    fn enter_room(&mut self, now: Instant) {
+        let earliest = self.entered_at.map_or(now, |at| at + ENTRY_INTERVAL);
+        let Some(partner) = &mut self.partner else {
+            return;
+        };
+        partner.is_member = false;
+        if earliest > now {
+            partner.enter_at = Some(earliest);
+            return;
+        }
+        partner.enter_at = None;
+        self.entered_at = Some(now);
+        let room = partner.room.clone();
+        self.outputs.push_back(Output::Enter { room });
+        let unsaid = partner.unsaid.drain(..).map(Output::ToRoom);
+        self.outputs.extend(unsaid);
     }
 
     /// The page's wish need not wait any longer.
@@ -415,7 +496,8 @@ impl Pairing {
     /// The device is there, as the process `instance`, or is not.
     ///
     /// Its leaving alone changes nothing: the page may go on seeing it. A process that comes back, and
-    /// that the page does not see, enters the page's world anew: it knows nothing of what was said.
+    /// that the page does not see, enters the page's world anew: it knows nothing of what was said. Whether
+    /// the page sees it is what the process says first; it could not while it was away.
     fn handle_presence(&mut self, instance: Option<&str>, now: Instant) {
         let Some(partner) = &mut self.partner else {
             return;
@@ -425,22 +507,60 @@ impl Pairing {
             return;
         }
         partner.present.clone_from(&instance);
-        if instance.is_none() || (partner.instance == instance && partner.is_connected) {
+        if instance.is_none() {
+            return;
+        }
+        if partner.instance == instance && partner.is_connected {
+            partner.came_back = true;
             return;
         }
         partner.instance = instance;
         // What ran ended with the process before, which had no time to say so.
+        self.part(now);
+        self.enter(now);
+    }
+
+    /// What ran is over; the virtual device leaves the page's world, as far as the dialect has a word for it.
+    fn part(&mut self, now: Instant) {
+        let Some(partner) = &mut self.partner else {
+            return;
+        };
         partner.is_connected = false;
+        partner.came_back = false;
         if let Some(viewer) = partner.viewer.clone() {
             let ended = RoomMessage::Ended { viewer };
             partner.adapter.handle_message(&ended, now);
         }
         if partner.is_inside {
+            // What it would try next, it does once it is back.
+            while partner.adapter.poll_output().is_some() {}
             partner.adapter.handle_leave();
             self.settle(now);
         }
         self.exit();
-        self.enter(now);
+    }
+
+    /// There was no place: the virtual device parts from the page for a while.
+    fn retry(&mut self, now: Instant) {
+        self.part(now);
+        if let Some(partner) = &mut self.partner {
+            partner.retry_at = Some(now + RETRY_AFTER);
+            if !partner.is_member {
+                partner.present = None;
+            }
+        }
+    }
+
+    fn meet_again(&mut self, now: Instant) {
+        let Some(partner) = &mut self.partner else {
+            return;
+        };
+        partner.retry_at = None;
+        if !partner.is_member {
+            self.enter_room(now);
+        } else if partner.present.is_some() {
+            self.enter(now);
+        }
     }
 
     fn enter(&mut self, now: Instant) {
@@ -448,6 +568,7 @@ impl Pairing {
         let opening = Opening::websocket(format!("device-{}", self.entries));
         if let (Some(server), Some(partner)) = (&mut self.server, &mut self.partner) {
             partner.is_inside = true;
+            partner.retry_at = None;
             server.handle_opened(DEVICE, &opening, now);
             partner.adapter.handle_connected(now);
         }
@@ -493,7 +614,7 @@ impl Pairing {
         }
         match partner.and_then(|p| p.adapter.poll_output()) {
             Some(dialect::Output::Send(text)) => server.handle_text(DEVICE, &text, now),
-            Some(dialect::Output::Event(event)) => self.handle_event(event),
+            Some(dialect::Output::Event(event)) => self.handle_event(event, now),
             Some(dialect::Output::Rejoin | dialect::Output::Lost { .. }) => {
                 self.exit();
                 self.enter(now);
@@ -509,7 +630,7 @@ impl Pairing {
     }
 
     /// What the virtual device heard of the page is what our viewer says.
-    fn handle_event(&mut self, event: RoomEvent) {
+    fn handle_event(&mut self, event: RoomEvent, now: Instant) {
         let Some(partner) = &mut self.partner else {
             return;
         };
@@ -531,11 +652,14 @@ impl Pairing {
                 if partner.viewer.as_ref() == Some(&viewer) {
                     partner.viewer = None;
                     partner.is_connected = false;
-                    let room = partner.room.clone();
-                    let bye = json!({"type": "bye"}).to_string();
-                    self.outputs.push_back(Output::ToRoom(bye));
-                    self.outputs.push_back(Output::Leave);
-                    self.outputs.push_back(Output::Enter { room });
+                    partner.came_back = false;
+                    partner.unsaid.clear();
+                    if partner.enter_at.is_none() {
+                        let bye = json!({"type": "bye"}).to_string();
+                        self.outputs.push_back(Output::ToRoom(bye));
+                        self.outputs.push_back(Output::Leave);
+                    }
+                    self.enter_room(now);
                 }
                 return;
             }
@@ -548,7 +672,12 @@ impl Pairing {
             }
         };
         partner.viewer = Some(viewer);
-        self.outputs.push_back(Output::ToRoom(text.to_string()));
+        let text = text.to_string();
+        if partner.enter_at.is_some() {
+            partner.unsaid.push(text);
+        } else {
+            self.outputs.push_back(Output::ToRoom(text));
+        }
     }
 }
 

@@ -116,6 +116,7 @@ fn a_page_of_socketio_rooms_comes_second_and_is_offered() {
 fn a_page_that_leaves_and_joins_again_is_another_viewer() {
     let mut world = socketio_rooms();
     world.page(r#"42["ready","ROOM"]"#);
+    world.wait(1_000);
     assert_eq!(world.page(r#"42["leave","ROOM"]"#), BYE);
     assert_eq!(world.room(JOINED), NONE);
     let joined = [r#"to page: 42["joined"]"#];
@@ -322,4 +323,108 @@ fn a_page_that_says_too_much_in_a_second_is_closed() {
     assert_eq!(world.page(&large), NONE);
     world.page(&large);
     assert_eq!(world.page(&large), ["close page"]);
+}
+
+const FULL: &str = r#"{"type":"error","from":"device","code":"room-full","message":"full"}"#;
+
+#[test]
+fn a_page_for_which_there_is_no_place_is_left_and_met_again_until_there_is_one() {
+    let mut world = socketio_rooms();
+    world.page(r#"42["ready","ROOM"]"#);
+    assert_eq!(world.room(FULL), [r#"to page: 42["leave"]"#]);
+    for _ in 0..3 {
+        assert_eq!(world.wait(4_999), NONE);
+        assert_eq!(world.wait(1), [r#"to page: 42["ready"]"#]);
+        let offer = r#"42["offer",{"type":"offer","sdp":"mine"},"ROOM"]"#;
+        assert_eq!(world.page(offer).len(), 1);
+        assert_eq!(world.room(FULL), [r#"to page: 42["leave"]"#]);
+    }
+    world.wait(5_000);
+    world.room(r#"{"type":"connected","from":"device"}"#);
+    assert_eq!(world.wait(4_000), NONE, "it has a place");
+    assert_eq!(world.room(FULL), NONE, "that was about something else");
+}
+
+#[test]
+fn a_page_of_ws_rooms_for_which_there_was_no_place_is_called_5_s_later() {
+    let mut world = World::new(&[Dialect::WsRooms], Endpoint::WebSocket);
+    world.page(r#"{"type":"join","room":"ROOM"}"#);
+    world.room(JOINED);
+    assert_eq!(world.wait(2_500), [CALL]);
+    assert_eq!(world.room(FULL), NONE);
+    let ready = r#"to page: {"room":"ROOM","type":"ready"}"#;
+    assert_eq!(world.wait(5_000), [ready]);
+    assert_eq!(world.wait(2_500), [CALL]);
+}
+
+#[test]
+fn a_page_whose_viewer_was_not_let_in_meets_the_device_once_it_is() {
+    let mut world = World::new(&[Dialect::SocketioRooms], Endpoint::SocketIo);
+    world.page("40");
+    world.page(r#"42["join","ROOM"]"#);
+    let mut told = vec![r#"to page: 42["created"]"#];
+    for _ in 0..3 {
+        world.room(r#"{"type":"error","code":"room-full","message":"full"}"#);
+        world.pairing.handle_room_closed(world.now);
+        assert_eq!(world.drain(), told);
+        told.clear();
+        assert_eq!(world.wait(5_000), ["enter ROOM"]);
+    }
+    assert_eq!(world.room(JOINED), [r#"to page: 42["ready"]"#]);
+}
+
+#[test]
+fn a_page_whose_media_ended_while_the_device_was_away_is_met_anew() {
+    let connected = r#"{"type":"connected","from":"device"}"#;
+    let ended = r#"{"type":"ended","from":"device"}"#;
+    let left = r#"{"type":"device-left"}"#;
+    let back = r#"{"type":"device-joined","instance":"d1"}"#;
+
+    let mut world = World::new(&[Dialect::WsRooms], Endpoint::WebSocket);
+    world.page(r#"{"type":"join","room":"ROOM"}"#);
+    world.room(JOINED);
+    world.wait(2_500);
+    world.room(connected);
+    world.room(left);
+    assert_eq!(world.room(back), NONE);
+    let ready = r#"to page: {"room":"ROOM","type":"ready"}"#;
+    assert_eq!(world.room(ended), [ready]);
+    assert_eq!(world.wait(2_500), [CALL]);
+
+    world.room(connected);
+    world.room(left);
+    world.room(back);
+    assert_eq!(world.room(connected), NONE, "it ran on");
+    assert_eq!(world.room(ended), NONE, "the page hung up");
+
+    let mut world = socketio_rooms();
+    world.page(r#"42["ready","ROOM"]"#);
+    world.room(connected);
+    world.room(left);
+    world.room(back);
+    let anew = [r#"to page: 42["leave"]"#, r#"to page: 42["ready"]"#];
+    assert_eq!(world.room(ended), anew);
+}
+
+#[test]
+fn a_page_that_leaves_and_joins_in_a_loop_enters_our_rooms_once_a_second() {
+    let mut world = socketio_rooms();
+    assert_eq!(world.page(r#"42["ready","ROOM"]"#), [CALL]);
+    let offer = |n: i32| format!(r#"42["offer",{{"type":"offer","sdp":"{n}"}},"ROOM"]"#);
+    assert_eq!(world.page(&offer(0)).len(), 1);
+    assert_eq!(world.page(r#"42["leave","ROOM"]"#), BYE[..2]);
+    let joined = [r#"to page: 42["joined"]"#];
+    for n in 1..=9 {
+        assert_eq!(world.page(r#"42["join","ROOM"]"#), joined);
+        assert_eq!(world.page(&offer(n)), NONE);
+        assert_eq!(world.page(r#"42["leave","ROOM"]"#), NONE);
+    }
+    world.page(r#"42["join","ROOM"]"#);
+    world.page(r#"42["ready","ROOM"]"#);
+    assert_eq!(world.wait(999), NONE);
+    let last = ["enter ROOM", CALL];
+    assert_eq!(world.wait(1), last, "the last wish wins");
+    assert_eq!(world.room(JOINED), NONE);
+    assert_eq!(world.page(r#"42["leave","ROOM"]"#), BYE[..2]);
+    assert_eq!(world.wait(1_000), ["enter ROOM"]);
 }
