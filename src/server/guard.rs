@@ -65,13 +65,8 @@ impl Guard {
             return false;
         };
         match url.host() {
-            Some(Host::Ipv4(address)) => address.is_loopback(),
-            Some(Host::Ipv6(address)) => address.is_loopback(),
-            Some(Host::Domain(name)) => {
-                name == "localhost"
-                    || name.ends_with(".localhost")
-                    || self.hosts.iter().any(|host| host == name)
-            }
+            Some(Host::Domain(name)) if self.hosts.iter().any(|host| host == name) => true,
+            Some(host) => is_local(&host),
             None => false,
         }
     }
@@ -93,6 +88,27 @@ impl Guard {
             || self
                 .origins
                 .contains(&origin.origin().ascii_serialization())
+    }
+}
+
+/// Returns the first of `origins` by which others than this machine's people may come: `null`, which any
+/// site can make its page's, or the name of another host, under which a proxy may stand.
+#[must_use]
+pub fn first_from_elsewhere(origins: &[String]) -> Option<&str> {
+    let is_from_here = |origin: &str| {
+        let url = Url::parse(origin).ok();
+        url.is_some_and(|url| url.host().is_some_and(|host| is_local(&host)))
+    };
+    let mut origins = origins.iter().map(String::as_str);
+    origins.find(|origin| !is_from_here(origin))
+}
+
+/// Returns whether `host` is a name that this machine alone has.
+fn is_local(host: &Host<&str>) -> bool {
+    match host {
+        Host::Ipv4(address) => address.is_loopback(),
+        Host::Ipv6(address) => address.is_loopback(),
+        Host::Domain(name) => *name == "localhost" || name.ends_with(".localhost"),
     }
 }
 
@@ -177,6 +193,24 @@ mod tests {
         assert!(!guard(true, &["https://example.org"]).admits_origin("null", Some("localhost")));
         assert!(guard(true, &["null"]).admits_origin("null", Some("localhost")));
         assert!(!guard(true, &["null"]).admits_host(Some("null")));
+    }
+
+    #[test]
+    fn origins_of_this_machine_are_told_from_others() {
+        let first = |origins: &[&str]| {
+            let origins: Vec<String> = origins.iter().map(|&o| o.to_owned()).collect();
+            first_from_elsewhere(&origins).map(str::to_owned)
+        };
+        let local = [
+            "http://localhost:5173",
+            "http://127.0.0.1:5173",
+            "http://[::1]",
+            "http://cam.localhost",
+        ];
+        assert_eq!(first(&local), None);
+        for other in ["null", "https://cam.example.org", "http://192.0.2.1:5173"] {
+            assert_eq!(first(&[local[0], other]).as_deref(), Some(other));
+        }
     }
 
     #[test]

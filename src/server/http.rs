@@ -32,7 +32,7 @@ use tracing::{debug, info, warn};
 
 use super::clients::{Entrance, entrance, private_guest, run_rooms};
 use super::engineio::{MAX_NEW_SESSIONS, Purpose, Query, Session, Sessions};
-use super::guard::{Guard, plain_host};
+use super::guard::{Guard, first_from_elsewhere, plain_host};
 use super::pages::Pages;
 use super::pairing::Opening;
 use super::pairing::private::{Endpoint, Tutorials};
@@ -127,9 +127,7 @@ impl Server {
         let loopback = options.listen.ip().to_canonical().is_loopback();
         let guard = Guard::new(loopback, &options.allowed_origins)
             .map_err(|origin| ServerError::BadOrigin { origin })?;
-        if !loopback {
-            check_tutorials(&options.tutorials, options.listen)?;
-        }
+        check_tutorials(&options, loopback)?;
         let refused = |source: std::io::Error| ServerError::Listen {
             address: options.listen,
             remedy: remedy(source.kind()),
@@ -229,16 +227,29 @@ impl Server {
 }
 
 /// Makes sure that nobody watches from elsewhere without having been told something.
-fn check_tutorials(tutorials: &Tutorials, listen: SocketAddr) -> Result<(), ServerError> {
-    if tutorials.dialects.is_empty() {
+fn check_tutorials(options: &ServerOptions, loopback: bool) -> Result<(), ServerError> {
+    let listen = options.listen;
+    let origin = first_from_elsewhere(&options.allowed_origins).map(str::to_owned);
+    let Tutorials {
+        dialects, rooms, ..
+    } = &options.tutorials;
+    if dialects.is_empty() || (loopback && origin.is_none()) {
         return Ok(());
     }
-    if tutorials.dialects.contains(&Dialect::WsBroadcast) {
-        return Err(ServerError::OpenBroadcast { listen });
+    // An address off this machine says more than an origin does.
+    let origin = origin.filter(|_| loopback);
+    if dialects.contains(&Dialect::WsBroadcast) {
+        return Err(match origin {
+            Some(origin) => ServerError::OpenBroadcastForOrigin { origin },
+            None => ServerError::OpenBroadcast { listen },
+        });
     }
     let is_short = |room: &Secret| room.expose().len() < MIN_ROOM_NAME_BYTES;
-    if tutorials.rooms.iter().any(is_short) {
-        return Err(ServerError::ShortRoomName { listen });
+    if rooms.iter().any(is_short) {
+        return Err(match origin {
+            Some(origin) => ServerError::ShortRoomNameForOrigin { origin },
+            None => ServerError::ShortRoomName { listen },
+        });
     }
     Ok(())
 }
@@ -576,4 +587,41 @@ fn admit(guard: &Guard, headers: &HeaderMap, uri: &Uri) -> Result<(), Response> 
     }
     let message = "This page may not connect: its origin is not in server.allowed_origins.\n";
     Err((StatusCode::FORBIDDEN, message).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(origin: &str, dialect: Dialect, room: &str) -> Option<String> {
+        let options = ServerOptions {
+            listen: ([127, 0, 0, 1], 0).into(),
+            viewer_key: Secret::new("see".to_owned()),
+            device_key: Secret::new("be seen".to_owned()),
+            allowed_origins: vec![origin.to_owned()],
+            ice_servers: Vec::new().into(),
+            tutorials: Tutorials {
+                dialects: vec![dialect],
+                rooms: vec![Secret::new(room.to_owned())],
+                ..Tutorials::default()
+            },
+        };
+        let refusal = check_tutorials(&options, true);
+        refusal.err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn on_loopback_an_origin_from_elsewhere_asks_for_a_long_name_and_no_broadcast() {
+        let here = "http://localhost:5173";
+        assert_eq!(refusal(here, Dialect::WsRooms, "cam"), None);
+        assert_eq!(refusal(here, Dialect::WsBroadcast, "cam"), None);
+        for origin in ["null", "https://cam.example.org"] {
+            let long = "a-room-that-nobody-guesses";
+            assert_eq!(refusal(origin, Dialect::WsRooms, long), None);
+            let short = refusal(origin, Dialect::WsRooms, "cam").unwrap();
+            assert!(short.contains(origin) && short.contains("16 characters"));
+            let open = refusal(origin, Dialect::WsBroadcast, long).unwrap();
+            assert!(open.contains(origin) && open.contains("ws-broadcast"));
+        }
+    }
 }

@@ -85,6 +85,25 @@ pub enum ServerError {
         /// Where it would listen.
         listen: SocketAddr,
     },
+    /// Who guesses the name of a room may watch, from a page or through a proxy that is let in.
+    #[error(
+        "{origin:?} in server.allowed_origins lets in others than this machine's people, and with \
+         server.tutorial_dialects a room's name is all that one must know to watch: give room.name at least \
+         {MIN_ROOM_NAME_BYTES} characters, hard to guess, or take the origin out"
+    )]
+    ShortRoomNameForOrigin {
+        /// As configured.
+        origin: String,
+    },
+    /// Everybody may watch, from a page or through a proxy that is let in.
+    #[error(
+        "{origin:?} in server.allowed_origins lets in others than this machine's people, and \"ws-broadcast\" \
+         asks nothing of who wants to watch: take one of them out of the configuration"
+    )]
+    OpenBroadcastForOrigin {
+        /// As configured.
+        origin: String,
+    },
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {remedy}")]
     Listen {

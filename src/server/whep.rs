@@ -234,7 +234,9 @@ impl Whep {
         let headers = response.headers_mut();
         if method == Method::OPTIONS || is_refused {
             set(headers, header::ALLOW, allow);
-            set(headers, ACCEPT_POST, SDP);
+            if allow.contains("POST") {
+                set(headers, ACCEPT_POST, SDP);
+            }
             set(headers, ACCEPT_PATCH, SDPFRAG);
         }
         headers.insert(header::VARY, HeaderValue::from_static("Origin"));

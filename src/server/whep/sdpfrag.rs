@@ -150,11 +150,12 @@ pub fn credentials(sdp: &str) -> Option<Credentials> {
 pub fn restart(offer: &str, credentials: &Credentials, candidates: &[CandidateInit]) -> String {
     let mut lines: Vec<String> = Vec::new();
     let mut candidates_at = None;
+    let transport = transport_section(offer);
     let mut sections = 0;
     for line in offer.lines() {
         if line.starts_with("m=") {
             sections += 1;
-            if sections == 2 {
+            if sections == transport + 1 {
                 candidates_at = Some(lines.len());
             }
         }
@@ -168,7 +169,6 @@ pub fn restart(offer: &str, credentials: &Credentials, candidates: &[CandidateIn
             lines.push(line.to_owned());
         }
     }
-    // Those of a BUNDLE group stand in its first section.
     let candidates = candidates.iter().map(|c| format!("a={}", c.candidate));
     let at = candidates_at.unwrap_or(lines.len());
     lines.splice(at..at, candidates);
@@ -191,17 +191,20 @@ fn next_version(origin: &str) -> String {
 #[must_use]
 pub fn of_answer(answer: &str) -> String {
     let mut lines: Vec<&str> = Vec::new();
-    let mut sections = 0;
+    let transport = transport_section(answer);
+    let mut section = 0;
     for line in answer.lines() {
         if line.starts_with("m=") {
-            sections += 1;
+            section += 1;
         }
-        let is_wanted = match sections {
-            0 => line.starts_with("a=group:"),
-            1 => line.starts_with("m=") || line.starts_with("a=mid:"),
-            _ => break,
+        let is_wanted = if section == 0 {
+            line.starts_with("a=group:") || is_of_ice(line)
+        } else if section == transport {
+            line.starts_with("m=") || line.starts_with("a=mid:") || is_of_ice(line)
+        } else {
+            false
         };
-        if is_wanted || is_of_ice(line) {
+        if is_wanted {
             lines.push(line);
         }
     }
@@ -210,6 +213,21 @@ pub fn of_answer(answer: &str) -> String {
     }
     lines.push("");
     lines.join("\r\n")
+}
+
+/// Returns which section, from 1, has the candidates of a BUNDLE group: the first with credentials. One
+/// before it may have been refused, and then says nothing of ICE.
+fn transport_section(sdp: &str) -> usize {
+    let mut section = 0;
+    for line in sdp.lines() {
+        if line.starts_with("m=") {
+            section += 1;
+        } else if section > 0 && line.starts_with("a=ice-ufrag:") {
+            return section;
+        }
+    }
+    // They stand in front of all sections.
+    1
 }
 
 fn is_of_ice(line: &str) -> bool {
@@ -314,5 +332,28 @@ mod tests {
         );
         assert_eq!(fragment, expected);
         assert_eq!(read(&fragment).unwrap().credentials, Some(es_aw()));
+    }
+
+    #[test]
+    fn a_refused_first_section_has_no_ice_of_ours_and_the_next_one_does() {
+        let answer = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\na=group:BUNDLE 1\r\n\
+            m=audio 0 UDP/TLS/RTP/SAVPF 111\r\na=mid:0\r\na=inactive\r\n\
+            m=video 9 UDP/TLS/RTP/SAVPF 96\r\na=mid:1\r\na=sendonly\r\n\
+            a=ice-ufrag:EsAw\r\na=ice-pwd:P2uYro0UCOQ4zxjKXaWCBui1\r\n\
+            a=candidate:1 1 udp 2122260223 192.0.2.1 61764 typ host\r\n";
+        let expected = "a=group:BUNDLE 1\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\na=mid:1\r\n\
+            a=ice-ufrag:EsAw\r\na=ice-pwd:P2uYro0UCOQ4zxjKXaWCBui1\r\n\
+            a=candidate:1 1 udp 2122260223 192.0.2.1 61764 typ host\r\na=end-of-candidates\r\n";
+        assert_eq!(of_answer(answer), expected);
+
+        let offer = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\nm=audio 0 X 111\r\na=mid:0\r\n\
+            m=video 9 X 96\r\na=ice-ufrag:old1\r\na=ice-pwd:old\r\n\
+            m=application 0 X 0\r\na=mid:2\r\n";
+        let expected = "v=0\r\no=- 1 2 IN IP4 0.0.0.0\r\nm=audio 0 X 111\r\na=mid:0\r\n\
+            m=video 9 X 96\r\na=ice-ufrag:EsAw\r\na=ice-pwd:P2uYro0UCOQ4zxjKXaWCBui1\r\n\
+            a=candidate:1 1 udp 2122260223 192.0.2.1 61764 typ host\r\n\
+            m=application 0 X 0\r\na=mid:2\r\n";
+        let candidates = [candidate(Some("1"), None)];
+        assert_eq!(restart(offer, &es_aw(), &candidates), expected);
     }
 }

@@ -26,6 +26,10 @@ use crate::watch::protocol::{Description, FromRoom, Refusal, ToRoom};
 /// away from the room server.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// For how long the answer to a restart that was given up may still come. One that has not come by then
+/// is lost.
+const LATE_ANSWERS_WITHIN: Duration = Duration::from_secs(30);
+
 /// How long a session outlives the device's connection to the room. Media that runs goes on meanwhile,
 /// but whether it does is not known here.
 pub const DEVICE_RETURNS_WITHIN: Duration = Duration::from_secs(300);
@@ -109,6 +113,7 @@ pub struct Session {
     offer: String,
     tag: String,
     restart: Option<Restart>,
+    late: Option<Late>,
     /// Until when the device may come back.
     away_until: Option<Instant>,
     /// Candidates of this generation so far.
@@ -123,6 +128,15 @@ pub struct Session {
 struct Restart {
     offer: String,
     tag: String,
+    until: Instant,
+}
+
+/// Restarts that were given up. Answers name no offer, but come in the order of the offers.
+#[derive(Debug)]
+struct Late {
+    /// How many may still be answered.
+    count: usize,
+    /// Until when.
     until: Instant,
 }
 
@@ -143,6 +157,7 @@ impl Session {
             offer,
             tag,
             restart: None,
+            late: None,
             away_until: None,
             candidates: 0,
             unsaid: VecDeque::new(),
@@ -162,15 +177,18 @@ impl Session {
         };
         match heard {
             FromRoom::Ended => self.end(),
-            FromRoom::DeviceLeft => self.away_until = Some(now + DEVICE_RETURNS_WITHIN),
+            FromRoom::DeviceLeft => {
+                self.away_until = Some(now + DEVICE_RETURNS_WITHIN);
+                self.late = None;
+            }
             FromRoom::DeviceJoined { instance } if instance != self.instance => self.end(),
             FromRoom::DeviceJoined { .. } => self.away_until = None,
-            FromRoom::Answer { answer } => self.handle_answer(&answer.sdp),
+            FromRoom::Answer { answer } => self.handle_answer(&answer.sdp, now),
             // News of the connection, which goes on trying; the answer comes as well.
             FromRoom::Error(Refusal { code, .. })
                 if code == "no-path" || code == "no-encryption" => {}
             FromRoom::Error(refusal) => {
-                if self.restart.take().is_some() {
+                if !self.is_late(now) && self.restart.take().is_some() {
                     let problem = Problem::from(refusal);
                     self.outputs.push_back(Output::Patched(Err(problem)));
                 }
@@ -227,6 +245,16 @@ impl Session {
         }
         if self.restart.as_ref().is_some_and(|r| r.until <= now) {
             self.restart = None;
+            let until = now + LATE_ANSWERS_WITHIN;
+            self.late = match self.late.take() {
+                None => Some(Late { count: 1, until }),
+                // What was taken for a late answer may have been this one's.
+                Some(late) if late.until <= now => None,
+                Some(Late { count, until }) => Some(Late {
+                    count: count + 1,
+                    until,
+                }),
+            };
             self.outputs
                 .push_back(Output::Patched(Err(Problem::Silent)));
         }
@@ -285,6 +313,9 @@ impl Session {
         }
         let offer = sdpfrag::restart(&self.offer, credentials, candidates);
         let text = offer_text(offer.clone())?;
+        if self.late.as_ref().is_some_and(|late| late.until <= now) {
+            self.late = None;
+        }
         // Candidates of the generation before are of no use any more.
         self.unsaid.clear();
         self.unsaid.push_back(text);
@@ -296,10 +327,14 @@ impl Session {
         Ok(())
     }
 
-    fn handle_answer(&mut self, answer: &str) {
+    fn handle_answer(&mut self, answer: &str, now: Instant) {
+        if self.is_late(now) {
+            return;
+        }
         let Some(restart) = self.restart.take() else {
             return;
         };
+        self.late = None;
         self.offer = restart.offer;
         self.tag = restart.tag;
         self.candidates = 0;
@@ -308,6 +343,16 @@ impl Session {
             tag: self.tag.clone(),
         };
         self.outputs.push_back(Output::Patched(Ok(patched)));
+    }
+
+    /// Returns whether what the device says of an offer is about one that was given up.
+    fn is_late(&mut self, now: Instant) -> bool {
+        let late = self.late.as_mut().filter(|late| late.until > now);
+        let Some(late) = late.filter(|late| late.count > 0) else {
+            return false;
+        };
+        late.count -= 1;
+        true
     }
 
     fn trickle(&mut self, fragment: Fragment) {
@@ -447,11 +492,61 @@ mod tests {
         now = s.poll_timeout().unwrap();
         s.handle_timeout(now);
         assert_eq!(drain(&mut s, now), refused(Problem::Silent));
+        now += LATE_ANSWERS_WITHIN;
         restart(&mut s, now);
         let error = r#"{"type":"error","code":"no-device","message":"m"}"#;
         assert_eq!(hear(&mut s, error, now), refused(Problem::NoDevice));
         let old = patch(&mut s, "\"1\"", CANDIDATE, now);
         assert_eq!(old[0], Output::Patched(Ok(Patched::Trickled)));
+    }
+
+    #[test]
+    fn the_late_answer_to_a_restart_is_not_taken_for_that_to_the_next() {
+        let error = r#"{"type":"error","from":"device","code":"bad-offer","message":"m"}"#;
+        let given_up = |s: &mut Session, now: &mut Instant| {
+            restart(s, *now);
+            *now += ANSWER_TIMEOUT;
+            s.handle_timeout(*now);
+            assert_eq!(drain(s, *now), refused(Problem::Silent));
+        };
+        let mut now = crate::clock::now();
+        let mut s = session(now);
+        given_up(&mut s, &mut now);
+        given_up(&mut s, &mut now);
+        restart(&mut s, now);
+        assert_eq!(hear(&mut s, error, now), [], "to the first");
+        assert_eq!(hear(&mut s, ANSWER, now), [], "to the second");
+        assert_eq!(hear(&mut s, ANSWER, now).len(), 1);
+
+        let mut s = session(now);
+        given_up(&mut s, &mut now);
+        hear(&mut s, r#"{"type":"device-left"}"#, now);
+        hear(&mut s, r#"{"type":"device-joined","instance":"i"}"#, now);
+        restart(&mut s, now);
+        let outcome = hear(&mut s, ANSWER, now);
+        assert_eq!(outcome.len(), 1, "what was said before is lost");
+    }
+
+    #[test]
+    fn an_answer_that_never_comes_does_not_spoil_every_restart_after_it() {
+        let mut now = crate::clock::now();
+        let mut s = session(now);
+        let mut restarts = 0;
+        restart(&mut s, now);
+        while restarts < 100 {
+            restarts += 1;
+            now += ANSWER_TIMEOUT;
+            s.handle_timeout(now);
+            drain(&mut s, now);
+            restart(&mut s, now);
+            if !hear(&mut s, ANSWER, now).is_empty() {
+                break;
+            }
+        }
+        assert_eq!(
+            ANSWER_TIMEOUT * restarts,
+            ANSWER_TIMEOUT + LATE_ANSWERS_WITHIN
+        );
     }
 
     #[test]
