@@ -61,7 +61,9 @@ pub struct Roster {
     max_viewers: usize,
     next: u64,
     sessions: BTreeMap<SessionId, Entry>,
-    /// With the number of sessions there had been when it began.
+    /// Who has ever had candidates parked, counted.
+    parkings: u64,
+    /// With the number of those before it.
     parked: HashMap<Seat, (u64, Vec<CandidateInit>)>,
     has_failed: bool,
 }
@@ -86,6 +88,7 @@ impl Roster {
             max_viewers,
             next: 1,
             sessions: BTreeMap::new(),
+            parkings: 0,
             parked: HashMap::new(),
             has_failed: false,
         }
@@ -215,8 +218,12 @@ impl Roster {
                 self.parked.remove(&oldest);
             }
         }
-        let fresh = || (self.next, Vec::new());
-        let (_, parked) = self.parked.entry(viewer.clone()).or_insert_with(fresh);
+        let began = self.parkings;
+        let entry = self.parked.entry(viewer.clone()).or_insert_with(|| {
+            self.parkings += 1;
+            (began, Vec::new())
+        });
+        let (_, parked) = entry;
         if parked.len() < MAX_CANDIDATES {
             parked.push(candidate.clone());
         }
@@ -450,8 +457,11 @@ mod tests {
             }
         }
         assert_eq!(roster.parked.len(), MAX_PARKING_VIEWERS);
-        let session = admit(&mut roster, "0", "1");
-        assert_eq!(roster.take_parked(session).len(), MAX_CANDIDATES);
+        let first = admit(&mut roster, "0", "1");
+        assert_eq!(roster.take_parked(first).len(), 0, "made room");
+        let last = (MAX_PARKING_VIEWERS * 2 - 1).to_string();
+        let last = admit(&mut roster, &last, "1");
+        assert_eq!(roster.take_parked(last).len(), MAX_CANDIDATES);
     }
 
     #[test]
