@@ -12,6 +12,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("if_addrs::", &["src/interfaces.rs"]),
     ("openh264::", &["src/video/openh264.rs"]),
     ("opus::", &["src/audio/opus.rs"]),
+    ("qrcode::", &["src/share.rs"]),
     ("quinn_udp::", &["src/engine/udp.rs"]),
     (
         "rtc::",
@@ -43,6 +44,8 @@ const PURE: &[&str] = &[
     "src/engine/demux.rs",
     "src/engine/gather.rs",
     "src/h264/",
+    "src/progress.rs",
+    "src/reload.rs",
     "src/rtp/",
     "src/server/rooms.rs",
     "src/signaling/backoff.rs",
