@@ -375,7 +375,7 @@ fn announce(page: &Page, mode: Mode) -> io::Result<()> {
         let key = keys::state_directory().join(keys::VIEWER_KEY_FILE);
         writeln!(
             out,
-            "Open {} with the key of room.key or of {}",
+            "Open {} with the key of room.key or of {}: `roomcam url` prints the whole link",
             page.public_url,
             key.display()
         )?;
