@@ -68,16 +68,6 @@ impl System {
         ));
     }
 
-    /// Returns where this revision of the package is, on this machine.
-    #[expect(clippy::unused_self, reason = "the packages are made for a system")]
-    pub(crate) fn package(&self, revision: u32) -> PathBuf {
-        let number = format!("-{revision}_");
-        let files = std::fs::read_dir(packages()).expect("the packages were made");
-        let mut files = files.filter_map(|file| Some(file.ok()?.path()));
-        let found = files.find(|path| path.to_string_lossy().contains(&number));
-        found.expect("this revision was made")
-    }
-
     /// Gives the service `name` a configuration, as an editor does.
     pub(crate) fn configure(&self, name: &str, text: &str) {
         let path = format!("/etc/roomcam/{name}.toml");
@@ -237,6 +227,26 @@ impl Drop for System {
         self.script.kill().ok();
         self.script.wait().ok();
     }
+}
+
+/// Returns where this revision of the package is.
+pub(crate) fn package(revision: u32) -> PathBuf {
+    let number = format!("-{revision}_");
+    let files = std::fs::read_dir(packages()).expect("the packages were made");
+    let mut files = files.filter_map(|file| Some(file.ok()?.path()));
+    let found = files.find(|path| path.to_string_lossy().contains(&number));
+    found.expect("this revision was made")
+}
+
+/// Boots the system in an emulated machine; returns what it printed to the console.
+pub(crate) fn emulate(guest: &Path) -> String {
+    let output = Command::new("timeout")
+        .args(["--kill-after=5", "400"])
+        .arg(scripts().join("emulate"))
+        .args([root(), guest, &package(1)])
+        .stdin(Stdio::null())
+        .output();
+    printed(&output.expect("tests/system/emulate starts"))
 }
 
 #[expect(
