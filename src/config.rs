@@ -3,6 +3,7 @@
 //! `config/roomcam.toml` documents the same keys for people; a test asserts that it parses to
 //! [`Config::default`]. A key that is wrong ends with its line number and the legal values.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use serde::Deserialize;
 
 use crate::keys::KeyError;
 use crate::signaling::IceServer;
+use crate::turn::url::{TurnUrl, stun_host};
 
 mod credentials;
 
@@ -71,7 +73,7 @@ pub struct Room {
     pub dialect: Dialect,
     /// Name of the room.
     pub name: String,
-    /// Several rooms instead of the one of `name`, all fed by one encoder; only with `server`.
+    /// Several rooms instead of the one of `name`, all fed by one encoder.
     pub rooms: Vec<String>,
     /// Event names of `socketio-calls`.
     pub events: CallEvents,
@@ -139,6 +141,22 @@ pub struct Server {
     pub device_key: Secret,
     /// Origins of other sites' pages that may connect, e.g. `https://example.org`.
     pub allowed_origins: Vec<String>,
+    /// What pages of tutorials may speak at the embedded server.
+    pub tutorial_dialects: Vec<TutorialDialect>,
+}
+
+/// Wire protocols of tutorials, as far as the embedded server speaks them.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum TutorialDialect {
+    /// [`Dialect::WsRooms`].
+    WsRooms,
+    /// [`Dialect::WsBroadcast`].
+    WsBroadcast,
+    /// [`Dialect::SocketioRooms`].
+    SocketioRooms,
+    /// [`Dialect::SocketioCalls`].
+    SocketioCalls,
 }
 
 /// `[webrtc]`
@@ -151,10 +169,30 @@ pub struct WebRtc {
     pub advertised_addresses: Vec<IpAddr>,
     /// STUN and TURN servers.
     pub ice_servers: Vec<IceServer>,
+    /// TURN servers of one's own.
+    pub turn: Turn,
+    /// Names of the network interfaces to offer; empty: all that lead anywhere.
+    pub interfaces: Vec<String>,
     /// How many may watch at once.
     pub max_viewers: usize,
     /// What is traded for latency.
     pub latency: Latency,
+}
+
+/// `[webrtc.turn]`
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Turn {
+    /// `turn:host:port?transport=udp`, `turns:host:port`, …; empty: none.
+    pub urls: Vec<String>,
+    /// A user of these servers.
+    pub username: String,
+    /// Its password.
+    pub password: Secret,
+    /// Instead of both: the secret of coturn's `use-auth-secret`, from which they are minted.
+    pub secret: Secret,
+    /// How long minted credentials are good for, in seconds.
+    pub lifetime_s: u64,
 }
 
 /// What the browser's jitter buffer is asked to do.
@@ -242,6 +280,7 @@ impl Default for Server {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             device_key: Secret::default(),
             allowed_origins: Vec::new(),
+            tutorial_dialects: Vec::new(),
         }
     }
 }
@@ -252,8 +291,22 @@ impl Default for WebRtc {
             udp_port: 0,
             advertised_addresses: Vec::new(),
             ice_servers: Vec::new(),
+            turn: Turn::default(),
+            interfaces: Vec::new(),
             max_viewers: 8,
             latency: Latency::Balanced,
+        }
+    }
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self {
+            urls: Vec::new(),
+            username: String::new(),
+            password: Secret::default(),
+            secret: Secret::default(),
+            lifetime_s: 43_200,
         }
     }
 }
@@ -268,11 +321,49 @@ impl Default for Control {
     }
 }
 
+impl Config {
+    /// Returns whether the name of a room lets in whoever knows it: then no log says it.
+    #[must_use]
+    pub fn room_is_secret(&self) -> bool {
+        !self.server.tutorial_dialects.is_empty()
+            || !matches!(self.room.dialect, Dialect::Roomcam | Dialect::Ayame)
+    }
+}
+
 impl Room {
+    /// Returns whether the rooms have different names that may be ones; there is only one bus.
+    fn has_good_rooms(&self) -> bool {
+        let different: BTreeSet<_> = self.rooms.iter().collect();
+        let max = match self.dialect {
+            Dialect::WsBroadcast => 1,
+            _ => MAX_ROOMS,
+        };
+        different.len() == self.rooms.len()
+            && self.rooms.len() <= max
+            && self.rooms.iter().all(|r| self.dialect.is_room_name(r))
+    }
+
+    /// Returns the name of the room that is shown where there is place for one.
+    #[must_use]
+    pub fn first_name(&self) -> &str {
+        self.rooms.first().unwrap_or(&self.name)
+    }
+
     /// Returns the names of all rooms the device is in.
     pub fn names(&self) -> impl Iterator<Item = &String> {
         let only = self.rooms.is_empty().then_some(&self.name);
         self.rooms.iter().chain(only)
+    }
+}
+
+impl From<TutorialDialect> for Dialect {
+    fn from(dialect: TutorialDialect) -> Self {
+        match dialect {
+            TutorialDialect::WsRooms => Self::WsRooms,
+            TutorialDialect::WsBroadcast => Self::WsBroadcast,
+            TutorialDialect::SocketioRooms => Self::SocketioRooms,
+            TutorialDialect::SocketioCalls => Self::SocketioCalls,
+        }
     }
 }
 
@@ -412,11 +503,11 @@ impl Config {
         let (room_rule, rooms_rule) = match self.room.dialect {
             Dialect::Roomcam => (
                 ROOM_NAME_RULE,
-                "at most 16 rooms, each of 1 to 64 letters, digits, '-', '_' or '.'",
+                "at most 16 different rooms, each of 1 to 64 letters, digits, '-', '_' or '.'",
             ),
             _ => (
                 "1 to 128 bytes, no control characters",
-                "at most 16 rooms, each of 1 to 128 bytes, no control characters",
+                "at most 16 different rooms (for ws-broadcast: one), each of 1 to 128 bytes, no control characters",
             ),
         };
         let checks: [(&'static str, String, bool, &'static str); 10] = [
@@ -471,12 +562,7 @@ impl Config {
             (
                 "room.rooms",
                 self.room.rooms.join(", "),
-                self.room.rooms.len() <= MAX_ROOMS
-                    && self
-                        .room
-                        .rooms
-                        .iter()
-                        .all(|r| self.room.dialect.is_room_name(r)),
+                self.room.has_good_rooms(),
                 rooms_rule,
             ),
             (
@@ -491,7 +577,67 @@ impl Config {
                 return Err(ConfigError::Range { key, value, legal });
             }
         }
-        self.room.headers.check()
+        self.room.headers.check()?;
+        let mut ice_servers = self.webrtc.ice_servers.iter();
+        ice_servers.try_for_each(check_ice_server)?;
+        self.webrtc.turn.check()
+    }
+}
+
+/// Checks an entry of `webrtc.ice_servers`. What cannot be used would be missed by nobody until a viewer
+/// does not connect.
+fn check_ice_server(server: &IceServer) -> Result<(), ConfigError> {
+    let is_given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+    let has_user = is_given(&server.username) && is_given(&server.credential);
+    for url in &server.urls {
+        // Browsers take no `?…` behind `stun:`.
+        let is_stun = stun_host(url).is_some() && !url.contains('?');
+        let is_turn = url.parse::<TurnUrl>().is_ok();
+        let legal = match (is_stun, is_turn) {
+            (true, _) => continue,
+            (false, true) if has_user => continue,
+            (false, true) => "a TURN server needs a username and a credential",
+            (false, false) => {
+                "\"stun:HOST\", \"stun:HOST:PORT\", \"turn:HOST:PORT?transport=udp\" (or tcp), \
+                 \"turns:HOST:PORT\""
+            }
+        };
+        return Err(ConfigError::Range {
+            key: "webrtc.ice_servers",
+            value: shown(url).to_owned(),
+            legal,
+        });
+    }
+    Ok(())
+}
+
+/// Returns a URL, unless somebody wrote a password into it.
+fn shown(url: &str) -> &str {
+    if url.contains('@') { "…@…" } else { url }
+}
+
+impl Turn {
+    fn check(&self) -> Result<(), ConfigError> {
+        let error = |key, value: &str, legal| ConfigError::Range {
+            key,
+            value: value.to_owned(),
+            legal,
+        };
+        if let Some(url) = self.urls.iter().find(|url| url.parse::<TurnUrl>().is_err()) {
+            let legal =
+                "\"turn:HOST\", \"turn:HOST:PORT?transport=udp\" (or tcp), \"turns:HOST:PORT\"";
+            return Err(error("webrtc.turn.urls", shown(url), legal));
+        }
+        let is_user = !self.username.is_empty() && !self.password.is_empty();
+        if !self.urls.is_empty() && is_user != self.secret.is_empty() {
+            let legal = "either it, or a username and a password";
+            return Err(error("webrtc.turn.secret", "…", legal));
+        }
+        if !(10..=604_800).contains(&self.lifetime_s) {
+            let value = self.lifetime_s.to_string();
+            return Err(error("webrtc.turn.lifetime_s", &value, "10 to 604800"));
+        }
+        Ok(())
     }
 }
 
@@ -508,11 +654,11 @@ fn quote_no_secret<'a>(text: &str, line: usize, message: &'a str) -> &'a str {
         .rev();
     let at = backwards.clone().next().unwrap_or_default();
     let section = backwards.find(|line| line.trim_start().starts_with('['));
-    let names = |line: &str, secrets: [&str; 2]| secrets.iter().any(|name| line.contains(name));
-    let tables = ["headers", "auth"];
+    let names = |line: &str, secrets: &[&str]| secrets.iter().any(|name| line.contains(name));
+    let tables = &["headers", "auth"];
     if names(at, tables) || section.is_some_and(|section| names(section, tables)) {
         "not a table like { NAME = \"VALUE\" } (the line is not shown: it may hold a key)"
-    } else if names(at, ["key", "credential"]) {
+    } else if names(at, &["key", "credential", "password", "secret"]) {
         "not a text in quotes (the line is not shown: it holds a key)"
     } else {
         message
@@ -566,7 +712,25 @@ mod tests {
                 keys.map(move |k| format!("{t}.{k}")).collect::<Vec<_>>()
             })
             .collect();
-        assert_eq!(keys.len(), 5 + 2 + 9 + 3 + 5 + 3, "{keys:?}");
+        assert_eq!(keys.len(), 5 + 2 + 9 + 4 + 7 + 3, "{keys:?}");
+        let turn = table["webrtc"]["turn"].as_table().unwrap();
+        assert_eq!(turn.len(), 5, "{turn:?}");
+    }
+
+    #[test]
+    fn rooms_are_different_and_a_bus_is_one() {
+        let rooms = |dialect, rooms: &[&str]| {
+            let mut config = Config::default();
+            config.room.server = "ws://h".to_owned();
+            config.room.dialect = dialect;
+            config.room.rooms = rooms.iter().map(|&r| r.to_owned()).collect();
+            config.check().is_ok()
+        };
+        assert!(rooms(Dialect::WsRooms, &["a", "b c"]));
+        assert!(!rooms(Dialect::WsRooms, &["a", "a"]));
+        assert!(!rooms(Dialect::Roomcam, &["a", "b c"]));
+        assert!(rooms(Dialect::WsBroadcast, &["a"]));
+        assert!(!rooms(Dialect::WsBroadcast, &["a", "b"]));
     }
 
     #[test]
@@ -611,6 +775,63 @@ mod tests {
             config.check().unwrap_err().to_string(),
             "video.fps = 0 is out of range: 1 to 120"
         );
+    }
+
+    #[test]
+    fn a_relay_needs_a_url_that_is_one_and_one_way_to_log_in() {
+        let check = |turn: &str| {
+            let config = Config::parse(&format!("[webrtc.turn]\n{turn}")).unwrap();
+            config.check().map_err(|error| error.to_string())
+        };
+        let url = "urls = [\"turn:turn.example\"]\n";
+        assert_eq!(check(&format!("{url}secret = \"hunter2\"")), Ok(()));
+        let user = "username = \"u\"\npassword = \"hunter2\"\n";
+        assert_eq!(check(&format!("{url}{user}")), Ok(()));
+        for (wrong, key) in [
+            ("urls = [\"turn.example\"]".to_owned(), "webrtc.turn.urls"),
+            (url.to_owned(), "webrtc.turn.secret"),
+            (format!("{url}{user}secret = \"s\""), "webrtc.turn.secret"),
+            ("lifetime_s = 1".to_owned(), "webrtc.turn.lifetime_s"),
+        ] {
+            let error = check(&wrong).unwrap_err();
+            assert!(error.contains(key) && !error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_stun_or_turn_server_that_cannot_be_used_is_refused() {
+        let check = |server: &str| {
+            let config = format!("[webrtc]\nice_servers = [{{ {server} }}]");
+            let config = Config::parse(&config).unwrap();
+            config.check().map_err(|error| error.to_string())
+        };
+        let user = "username = \"u\", credential = \"hunter2\"";
+        for good in [
+            "urls = [\"stun:s.example\", \"stun:s.example:19302\"]",
+            &format!("urls = [\"stun:s.example\", \"turn:t.example\"], {user}"),
+        ] {
+            assert_eq!(check(good), Ok(()));
+        }
+        for (wrong, why) in [
+            ("urls = [\"s.example\"]", "= s.example is"),
+            ("urls = [\"stun:s.example\", \"stun:\"]", "= stun: is"),
+            ("urls = [\"stun://s.example\"]", "stun:HOST"),
+            ("urls = [\"stun:s.example?transport=udp\"]", "stun:HOST"),
+            ("urls = [\"turn:t.example\"]", "needs a username"),
+            (
+                "urls = [\"turn:t.example\"], username = \"u\"",
+                "needs a username",
+            ),
+            (
+                &format!("urls = [\"turn:t.example?transport=sctp\"], {user}"),
+                "(or tcp)",
+            ),
+            ("urls = [\"turn:u:hunter2@t.example\"]", "…@…"),
+        ] {
+            let error = check(wrong).unwrap_err();
+            let is_clear = error.contains("webrtc.ice_servers") && error.contains(why);
+            assert!(is_clear && !error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]

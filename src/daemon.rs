@@ -26,11 +26,13 @@ use crate::keys::{self, KeyError};
 use crate::page::{self, Page};
 use crate::progress::Progress;
 use crate::rtp::{AudioFrame, VideoFrame};
+use crate::server::pairing::private::Tutorials;
 use crate::server::{Server, ServerError, ServerOptions};
 use crate::signaling::server_url::{BadServerUrl, parse_server_url};
 use crate::signaling::websocket::{Authorities, CaFileError, LinkOptions, run_link};
 use crate::signaling::{RoomEvent, RoomIndex, RoomMessage};
 use crate::systemd::Notifier;
+use crate::turn::credentials::IceServers;
 use crate::video::capture::CaptureRequest;
 use crate::{audio, clock, engine, reload, video};
 
@@ -120,6 +122,11 @@ pub async fn run(
             video_bitrate_bps: 0,
             has_video: config.video.source != "none",
             has_audio: config.audio.source != "none",
+            authorities: Authorities::load(&config.room.ca_file)?,
+            one_stream: room
+                .links
+                .iter()
+                .all(|link| link.dialect != Dialect::Roomcam),
             offer_loopback: room.is_local,
         },
         channels.with(events, messages, pulse),
@@ -131,7 +138,7 @@ pub async fn run(
     drop(event_tx);
 
     if let Some(page) = &room.page {
-        announce(page, mode)?;
+        announce(page, mode, config.room_is_secret())?;
     }
     notifier.ready();
     let ended_by_itself = loop {
@@ -252,8 +259,9 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
         listen: config.server.listen,
         viewer_key: viewer_key.clone(),
         device_key: device_key.clone(),
-        allowed_origins: config.server.allowed_origins,
-        ice_servers: config.webrtc.ice_servers,
+        allowed_origins: config.server.allowed_origins.clone(),
+        ice_servers: IceServers::new(&config.webrtc, clock::unix_time),
+        tutorials: tutorials(&config),
     })
     .await?;
     announce_server(
@@ -319,6 +327,7 @@ impl Room {
                     server,
                     dialect: config.room.dialect,
                     room: String::new(),
+                    room_is_secret: config.room_is_secret(),
                     key: config.room.key.clone(),
                     instance,
                     headers: config.room.headers.clone(),
@@ -341,7 +350,8 @@ impl Room {
             viewer_key: viewer_key.clone(),
             device_key: device_key.clone(),
             allowed_origins: config.server.allowed_origins.clone(),
-            ice_servers: config.webrtc.ice_servers.clone(),
+            ice_servers: IceServers::new(&config.webrtc, clock::unix_time),
+            tutorials: tutorials(config),
         })
         .await?;
         let address = server.local_addr();
@@ -352,6 +362,7 @@ impl Room {
                 server: parse_server_url(&format!("ws://{local}"), Dialect::Roomcam)?,
                 dialect: Dialect::Roomcam,
                 room: String::new(),
+                room_is_secret: config.room_is_secret(),
                 key: device_key,
                 instance,
                 headers: Headers::default(),
@@ -360,23 +371,37 @@ impl Room {
                 events: CallEvents::default(),
             }),
             is_local: address.ip().is_loopback(),
-            page: Some(Page::at(address, &config.room.name, &viewer_key)),
+            page: Some(Page::at(address, config.room.first_name(), &viewer_key)),
         })
     }
 }
 
+/// Returns what pages of tutorials may speak, and in which rooms they find the device.
+fn tutorials(config: &Config) -> Tutorials {
+    let dialects = config.server.tutorial_dialects.iter();
+    Tutorials {
+        dialects: dialects.map(|&dialect| dialect.into()).collect(),
+        rooms: config.room.names().cloned().map(Secret::new).collect(),
+        events: config.room.events.clone(),
+    }
+}
+
 /// Says where to watch: on standard output, for people and programs.
-fn announce(page: &Page, mode: Mode) -> io::Result<()> {
+fn announce(page: &Page, mode: Mode, room_is_secret: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if mode == Mode::Demonstration || out.is_terminal() {
         writeln!(out, "Open {}", page.url)?;
     } else {
-        // Standard output may be a log, and a log is no place for a key.
+        // Standard output may be a log, and a log is no place for a key; a room's name may be one.
         let key = keys::state_directory().join(keys::VIEWER_KEY_FILE);
         writeln!(
             out,
             "Open {} with the key of room.key or of {}: `roomcam url` prints the whole link",
-            page.public_url,
+            if room_is_secret {
+                page.origin()
+            } else {
+                &page.public_url
+            },
             key.display()
         )?;
     }
@@ -392,7 +417,7 @@ fn announce_server(
     device_key: &Secret,
 ) -> io::Result<()> {
     let page = Page::at(address, room, viewer_key);
-    let origin = page.public_url.split("/#").next().unwrap_or_default();
+    let origin = page.origin();
     let mut out = io::stdout().lock();
     let (url, key) = if out.is_terminal() {
         (page.url.as_str(), device_key.expose())

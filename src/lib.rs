@@ -12,8 +12,9 @@
 //! | [`viewer`] | one remote browser as a machine without I/O: datagrams, frames and time in, datagrams and events out |
 //! | [`engine`] | the media thread: one UDP port, drives all viewers |
 //! | [`control`] | what viewers may ask; the state of the device and its single writer |
+//! | [`turn`] | an address lent by a relay server, for viewers that cannot reach ours |
 //! | [`signaling`] | the connection to a room server, kept alive; one file per wire protocol |
-//! | [`server`] | the embedded room server: page, WebSocket, keys |
+//! | [`server`] | the embedded room server: page, WebSocket, WHEP, tutorial pages, keys |
 //! | [`watch`] | `roomcam watch`, a viewer without a screen, on the asynchronous `webrtc` crate |
 //! | [`config`], [`reload`], [`cli`], [`inspect`], [`page`], [`share`], [`interfaces`], [`keys`], [`logging`], [`progress`], [`systemd`], [`clock`] | around it |
 //!
@@ -62,6 +63,7 @@ pub mod server;
 pub mod share;
 pub mod signaling;
 pub mod systemd;
+pub mod turn;
 pub mod video;
 pub mod viewer;
 pub mod watch;

@@ -34,6 +34,12 @@ impl Page {
             public_url,
         }
     }
+
+    /// Returns the address alone, without room and key.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        self.public_url.split("/#").next().unwrap_or_default()
+    }
 }
 
 /// Returns where this machine itself reaches a server that listens at `ip`.

@@ -122,7 +122,11 @@ fn page(config: &Config, place: &Place) -> Result<Page, ShareError> {
         return Err(ShareError::AnyPort);
     }
     let key = key(config, place)?;
-    Ok(Page::at(config.server.listen, &config.room.name, &key))
+    Ok(Page::at(
+        config.server.listen,
+        config.room.first_name(),
+        &key,
+    ))
 }
 
 /// As the daemon finds it, but nothing is made here.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::chromium::{Addresses, Chromium, PATIENCE, Setup};
 use crate::support::demo::Demo;
+use crate::support::islands::{Relay, SECRET};
 
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
@@ -38,6 +39,50 @@ async fn a_page_shows_the_picture_and_plays_the_sound() {
     page.wait_until("/\\d+ × \\d+/.test(document.getElementById('overlay').innerText)")
         .await;
     page.screenshot("page").await;
+    page.close().await;
+}
+
+#[tokio::test]
+async fn a_page_that_may_use_relays_alone_is_handed_credentials_that_work() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let addresses = roomcam::interfaces::reachable_addresses();
+    let address = addresses.into_iter().find(|ip| ip.is_ipv4());
+    let relay = Relay::start(address.expect("this machine has a network"));
+    let urls = &relay.url;
+    let config = format!("[webrtc.turn]\nurls = [\"{urls}\"]\nsecret = \"{SECRET}\"\n");
+    let demo = Demo::configured(&[], &config);
+    let page = Chromium::start(Setup::default()).await;
+    page.open(demo.url()).await;
+    page.run(
+        "const Any = RTCPeerConnection;\
+         window.RTCPeerConnection = function (configuration) {\
+           return new Any({ ...configuration, iceTransportPolicy: 'relay' });\
+         };\
+         const { setConfiguration } = Any.prototype;\
+         Any.prototype.setConfiguration = function (configuration) {\
+           return setConfiguration.call(this, { ...configuration, iceTransportPolicy: 'relay' });\
+         };",
+    )
+    .await;
+    page.click("Join").await;
+    page.wait_for_frames(30).await;
+    page.close().await;
+}
+
+#[tokio::test]
+async fn a_page_that_finds_no_path_says_what_the_device_says_of_it() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    // An address for documentation: nobody is there (RFC 5737).
+    let demo = Demo::configured(&[], "[webrtc]\nadvertised_addresses = [\"198.51.100.1\"]\n");
+    let hidden = Setup {
+        addresses: Addresses::Hidden,
+        ..Setup::default()
+    };
+    let page = Chromium::start(hidden).await;
+    page.open(demo.url()).await;
+    page.click("Join").await;
+    page.wait_for_status("only hidden addresses (mDNS)").await;
+    page.wait_for_status("set webrtc.turn").await;
     page.close().await;
 }
 

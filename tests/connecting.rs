@@ -1,10 +1,9 @@
 //! How the device connects to room servers, with real parts: TLS of a test CA, HTTP servers that will
 //! not have it, and what people read then.
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -29,8 +28,8 @@ use tokio_rustls::rustls::{self, ServerConfig, SupportedProtocolVersion};
 use tokio_tungstenite::accept_hdr_async;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
-use tracing::subscriber::DefaultGuard;
-use tracing_subscriber::fmt::MakeWriter;
+
+use crate::support::log::Log;
 
 /// How long anything that is waited for may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -194,6 +193,7 @@ fn options(url: &str) -> LinkOptions {
         server: parse_server_url(url, Dialect::Roomcam).unwrap(),
         dialect: Dialect::Roomcam,
         room: "cam".to_owned(),
+        room_is_secret: false,
         key: Secret::new("k".to_owned()),
         instance: "i".to_owned(),
         headers: Headers::default(),
@@ -203,48 +203,9 @@ fn options(url: &str) -> LinkOptions {
     }
 }
 
-/// Everything that this thread logs.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn capture() -> (Self, DefaultGuard) {
-        let log = Self::default();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_ansi(false)
-            .with_writer(log.clone())
-            .finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
 /// Runs the link until it has joined, or a person was told why not; returns what was logged.
 async fn attempt(options: LinkOptions) -> Result<String, String> {
-    let (log, _capturing) = Log::capture();
+    let (log, _capturing) = Log::capture(tracing::Level::TRACE);
     let (event_sender, mut events) = mpsc::channel(16);
     let (messages, message_receiver) = mpsc::channel(1);
     let link = tokio::spawn(run_link(

@@ -20,7 +20,7 @@ async fn two_pages<'b>(
 }
 
 async fn both_see_and_hear(kind: &[&str], pages: [&str; 2]) {
-    let server = RoomServer::start(kind);
+    let server = RoomServer::start(kind).await;
     let browser = Browser::start().await;
     let (first, second) = two_pages(&browser, &server, pages).await;
     first.sees_and_hears().await;
@@ -39,12 +39,12 @@ async fn two_pages_of_ws_rooms_see_each_other_when_the_first_or_the_second_offer
 #[tokio::test]
 #[ignore = "needs the room servers of others: scripts/test"]
 async fn a_killed_room_server_disturbs_no_call_and_is_joined_again_once_it_is_back() {
-    let server = RoomServer::start(&["ws-rooms"]);
+    let server = RoomServer::start(&["ws-rooms"]).await;
     let browser = Browser::start().await;
     let pages = ["ws-rooms.html", "ws-rooms.html?offers=yes"];
     let (first, second) = two_pages(&browser, &server, pages).await;
     first.sees_and_hears().await;
-    let server = server.start_again();
+    let server = server.start_again().await;
     first.sees_and_hears().await;
     second.sees_and_hears().await;
 
@@ -62,7 +62,7 @@ async fn a_page_that_stays_sees_who_comes_next_in_a_new_connection_or_in_the_one
         "ws-rooms.html?offers=yes",
         "ws-rooms.html?offers=yes&keeps=yes",
     ] {
-        let server = RoomServer::start(&["ws-rooms"]);
+        let server = RoomServer::start(&["ws-rooms"]).await;
         let (stays, goes) = two_pages(&browser, &server, [page, "ws-rooms.html"]).await;
         stays.sees_and_hears().await;
         goes.close().await;
@@ -88,7 +88,7 @@ async fn two_pages_of_ws_broadcast_see_each_other() {
 async fn two_pages_of_socketio_rooms_see_each_other_and_a_third_hears_that_it_is_full() {
     let browser = Browser::start().await;
     for version in ["2", "3", "4"] {
-        let server = RoomServer::start(&["socketio-rooms", "--leave", "--version", version]);
+        let server = RoomServer::start(&["socketio-rooms", "--leave", "--version", version]).await;
         let (first, second) = two_pages(&browser, &server, ["socketio-rooms.html"; 2]).await;
         first.sees_and_hears().await;
         second.sees_and_hears().await;
@@ -110,7 +110,7 @@ async fn two_pages_of_socketio_rooms_see_each_other_and_a_third_hears_that_it_is
 #[tokio::test]
 #[ignore = "needs the room servers of others: scripts/test"]
 async fn a_page_of_socketio_rooms_fails_at_the_null_that_ends_candidates_and_may_drop_them_all() {
-    let server = RoomServer::start(&["socketio-rooms"]);
+    let server = RoomServer::start(&["socketio-rooms"]).await;
     let browser = Browser::start().await;
     let pages = [
         "socketio-rooms.html?nulls=sent",
@@ -132,7 +132,7 @@ async fn a_page_of_socketio_rooms_fails_at_the_null_that_ends_candidates_and_may
 #[tokio::test]
 #[ignore = "needs the room servers of others: scripts/test"]
 async fn two_pages_of_socketio_calls_see_each_other_once_both_have_sent() {
-    let server = RoomServer::start(&["socketio-calls"]);
+    let server = RoomServer::start(&["socketio-calls"]).await;
     let browser = Browser::start().await;
     let (first, second) = two_pages(&browser, &server, ["socketio-calls.html"; 2]).await;
     first.run("await call()").await;
@@ -145,7 +145,7 @@ async fn two_pages_of_socketio_calls_see_each_other_once_both_have_sent() {
 #[tokio::test]
 #[ignore = "needs the room servers of others: scripts/test"]
 async fn two_pages_of_ayame_see_each_other_with_the_right_key_until_one_goes() {
-    let server = RoomServer::start(&["ayame", "--key", "right"]);
+    let server = RoomServer::start(&["ayame", "--key", "right"]).await;
     let browser = Browser::start().await;
     let (first, second) = two_pages(&browser, &server, ["ayame.html?key=right"; 2]).await;
     first.sees_and_hears().await;

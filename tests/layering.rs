@@ -8,11 +8,21 @@ use std::path::{Path, PathBuf};
 /// Every outside thing is used in one place, which is named after it.
 const OWNERS: &[(&str, &[&str])] = &[
     ("alsa::", &["src/audio/alsa.rs"]),
-    ("axum::", &["src/server/http.rs", "src/server/websocket.rs"]),
+    (
+        "axum::",
+        &[
+            "src/server/engineio.rs",
+            "src/server/http.rs",
+            "src/server/websocket.rs",
+            "src/server/whep.rs",
+        ],
+    ),
     ("if_addrs::", &["src/interfaces.rs"]),
     ("openh264::", &["src/video/openh264.rs"]),
     ("opus::", &["src/audio/opus.rs"]),
     ("qrcode::", &["src/share.rs"]),
+    ("hmac::", &["src/turn/credentials.rs"]),
+    ("md5::", &["src/turn/message.rs"]),
     ("quinn_udp::", &["src/engine/udp.rs"]),
     (
         "rtc::",
@@ -23,6 +33,7 @@ const OWNERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("rustls_native_certs::", &["src/signaling/websocket/tls.rs"]),
+    ("tokio_rustls::", &["src/engine/turn/wire.rs"]),
     (
         "tokio_tungstenite::",
         &[
@@ -47,12 +58,18 @@ const PURE: &[&str] = &[
     "src/progress.rs",
     "src/reload.rs",
     "src/rtp/",
+    "src/server/pairing/",
     "src/server/rooms.rs",
+    "src/server/whep/headers.rs",
+    "src/server/whep/sdpfrag.rs",
+    "src/server/whep/session.rs",
     "src/signaling/backoff.rs",
     "src/signaling/dialect/",
+    "src/signaling/flow.rs",
     "src/signaling/link.rs",
     "src/signaling/server_url.rs",
     "src/signaling/socketio.rs",
+    "src/turn/",
     "src/viewer/",
 ];
 

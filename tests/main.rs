@@ -14,7 +14,13 @@ mod installed;
 #[cfg(test)]
 mod layering;
 #[cfg(test)]
+mod misbehaving;
+#[cfg(test)]
+mod pairing;
+#[cfg(test)]
 mod refusals;
+#[cfg(test)]
+mod relaying;
 #[cfg(test)]
 mod rooms;
 #[cfg(test)]
@@ -22,6 +28,10 @@ mod socketio;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod transcripts;
+#[cfg(test)]
 mod viewing;
 #[cfg(test)]
 mod watching;
+#[cfg(test)]
+mod whep;

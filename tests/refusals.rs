@@ -131,3 +131,24 @@ fn a_file_that_is_no_h264_is_found_by_check() {
         &["fault camera", "text.h264", "ok    microphone"],
     );
 }
+
+#[test]
+fn a_short_room_name_where_it_is_the_secret_of_tutorial_pages() {
+    let dialects = "[server]\nlisten = \"0.0.0.0:0\"\ntutorial_dialects = [\"socketio-rooms\"]\n";
+    let refusal = refused(&["run"], dialects);
+    assert_names(&refusal, &["room.name", "16 characters", "127.0.0.1"]);
+    let refusal = refused(
+        &["serve"],
+        &dialects.replace("socketio-rooms", "ws-broadcast"),
+    );
+    assert_names(
+        &refusal,
+        &["ws-broadcast", "server.tutorial_dialects", "127.0.0.1"],
+    );
+}
+
+#[test]
+fn a_dialect_that_no_tutorial_has() {
+    let refusal = refused(&["run"], "[server]\ntutorial_dialects = [\"ayame\"]\n");
+    assert_names(&refusal, &["line 2", "ayame", "ws-rooms", "socketio-calls"]);
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use roomcam::clock;
 use roomcam::config::{CallEvents, Dialect, Headers, Secret};
+use roomcam::server::pairing::private::Tutorials;
 use roomcam::server::{Server, ServerError, ServerOptions};
 use roomcam::signaling::server_url::parse_server_url;
 use roomcam::signaling::websocket::{Authorities, LinkOptions, run_link};
@@ -95,7 +96,9 @@ fn options(listen: SocketAddr) -> ServerOptions {
         ice_servers: vec![IceServer {
             urls: vec!["stun:stun.example.org".to_owned()],
             ..IceServer::default()
-        }],
+        }]
+        .into(),
+        tutorials: Tutorials::default(),
     }
 }
 
@@ -185,6 +188,7 @@ impl TestLink {
             server: parse_server_url(server, Dialect::Roomcam).unwrap(),
             dialect: Dialect::Roomcam,
             room: "cam".to_owned(),
+            room_is_secret: false,
             key: Secret::new(key.to_owned()),
             instance: "the-link".to_owned(),
             headers: Headers::default(),
@@ -295,7 +299,7 @@ async fn viewers_and_the_linked_device_talk() {
     let host = Host::start().await;
     let mut early = host.viewer().await;
     let mut link = host.link("be seen");
-    let ice_servers = options(host.address).ice_servers;
+    let ice_servers = options(host.address).ice_servers.for_client("d-1");
     assert_eq!(link.event().await, RoomEvent::Joined { ice_servers });
     let early_id = ViewerId(early.id.clone());
     assert_eq!(link.event().await, RoomEvent::ViewerJoined(early_id));

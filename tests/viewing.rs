@@ -66,6 +66,23 @@ fn a_viewer_that_was_called_can_renegotiate_and_restart_ice() {
 }
 
 #[test]
+fn a_viewer_that_renegotiates_while_it_connects_connects() {
+    for (seed, waits_ms) in [(24, 0), (25, 15), (26, 30), (27, 45), (28, 60), (29, 90)] {
+        let mut simulation = Simulation::new(seed);
+        simulation.run(Duration::from_millis(waits_ms));
+        simulation.renegotiate(false);
+        let up = |s: &Simulation| s.events.contains(&ViewerEvent::Connected) && s.channel_is_open();
+        assert!(
+            simulation.run_while_not(2 * SECOND, up),
+            "after {waits_ms} ms"
+        );
+        simulation.stream(SECOND);
+        simulation.run(SECOND);
+        assert_eq!(simulation.whole_frames(), simulation.frames_sent());
+    }
+}
+
+#[test]
 fn a_viewer_that_would_send_its_own_picture_is_told_not_to() {
     let mut simulation = Simulation::strangers(23);
     let offer = simulation.browser_offers_with_tracks();

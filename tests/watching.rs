@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use roomcam::config::Secret;
 use roomcam::h264::annexb::{NalUnit, nal_units};
+use roomcam::server::pairing::private::Tutorials;
 use roomcam::server::{Server, ServerOptions};
 use roomcam::watch::protocol::Command as Control;
 use roomcam::watch::seen::{Connection, Seen};
@@ -275,7 +276,8 @@ async fn room_server() -> (String, tokio::sync::watch::Sender<bool>) {
         viewer_key: key("viewer"),
         device_key: key("device"),
         allowed_origins: Vec::new(),
-        ice_servers: Vec::new(),
+        ice_servers: Vec::new().into(),
+        tutorials: Tutorials::default(),
     });
     let server = server.await.unwrap();
     let origin = format!("http://{}", server.local_addr());

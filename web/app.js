@@ -36,8 +36,8 @@ const NOTICE_FOR = 6000;
 const REST_AFTER = 2500;
 /** Candidates that come before the answer; a device has a handful. */
 const MAX_EARLY_CANDIDATES = 64;
-/** The longest text of others that is shown. */
-const MAX_WORDS = 300;
+/** The longest text of others that is shown: why nothing connects, with all candidates. */
+const MAX_WORDS = 1000;
 
 // ---- pure ------------------------------------------------------------------------------------
 
@@ -81,14 +81,15 @@ export function errorWords(code, message) {
  * media: 'none' | 'connecting' | 'connected' | 'shaky' | 'lost'
  * device: whether it is in the room · state: its last `state` message, or null
  * picture: a picture was shown since video became live · frozen: and no more come
- * ended: why the last session ended
+ * trouble: why there is no connection, in the device's words · ended: why the last session ended
  */
-export function statusOf({ room, media, device, state, picture, frozen, ended }) {
+export function statusOf({ room, media, device, state, picture, frozen, trouble, ended }) {
   if (room === 'none') return ended ? { tone: 'error', words: ended } : { tone: 'idle', words: '' };
   if (media !== 'connected') {
     if (room === 'unreachable') return { tone: 'busy', words: 'The server does not answer: retrying…' };
     if (room === 'lost') return { tone: 'busy', words: 'Connection lost: retrying…' };
     if (room === 'joined' && !device) return { tone: 'busy', words: 'Waiting for the device…' };
+    if (trouble) return { tone: 'warn', words: `No connection yet, still trying. ${trouble}` };
     if (media === 'lost') return { tone: 'busy', words: 'Connection lost: retrying…' };
     if (media === 'shaky') return { tone: 'busy', words: 'Connection interrupted: waiting for it…' };
     return { tone: 'busy', words: 'Connecting…' };
@@ -475,6 +476,7 @@ class Session {
   #on;
   #failures = 0;
   #served = false;
+  #trouble = '';
   #replacing = 0;
   #looking;
   #videoWasLive = false;
@@ -501,6 +503,7 @@ class Session {
       state: this.media.state,
       picture: this.picture,
       frozen: this.media.watchdog?.frozen ?? false,
+      trouble: this.#trouble,
       ended: '',
     };
   }
@@ -542,6 +545,7 @@ class Session {
     const { media } = this;
     switch (message.type) {
       case 'device-joined': this.#deviceIs(String(message.instance)); break;
+      case 'ice-servers': this.#iceServers = message.ice_servers; break;
       case 'device-left': this.device = null; break; // running media may go on
       case 'answer':
         this.timing.answeredAt ??= performance.now();
@@ -597,6 +601,11 @@ class Session {
 
   #refused(code, message) {
     const { words, final } = errorWords(code, message);
+    if (code === 'no-path' || code === 'no-encryption') {
+      this.#trouble = words;
+      this.#on.changed();
+      return;
+    }
     // Once served, a room is full of ourselves: the server has not yet missed the lost connection.
     if (final && !(code === 'room-full' && this.#served)) this.leave(words);
     else if (code !== 'no-device') this.#on.notice(words);
@@ -607,6 +616,7 @@ class Session {
     if (media.status === 'connected') {
       this.timing.connectedAt ??= performance.now();
       this.#served = true;
+      this.#trouble = '';
     }
     const live = media.state?.video === 'live';
     if (live && !this.#videoWasLive) this.picture = false;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use roomcam::config::Secret;
+use roomcam::server::pairing::private::Tutorials;
 use roomcam::server::{Server, ServerOptions};
 use roomcam::watch::invitation::Invitation;
 use tempfile::NamedTempFile;
@@ -70,7 +71,8 @@ impl Sender {
             viewer_key: key(VIEWER_KEY),
             device_key: key(DEVICE_KEY),
             allowed_origins: Vec::new(),
-            ice_servers: Vec::new(),
+            ice_servers: Vec::new().into(),
+            tutorials: Tutorials::default(),
         });
         let server = server.await.unwrap();
         let address = server.local_addr();

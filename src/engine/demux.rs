@@ -11,11 +11,21 @@ use crate::viewer::roster::SessionId;
 /// Most addresses one session may be reached at: interfaces × address families, twice over.
 const MAX_ADDRESSES: usize = 64;
 
+/// Which way a datagram goes. The same address may be two viewers': one next to us, one next to the
+/// relay.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Via {
+    /// Our UDP port.
+    Port,
+    /// The address that a TURN server lends us.
+    Relay,
+}
+
 /// Routes datagrams to sessions.
 #[derive(Debug, Default)]
 pub struct Demux {
     by_ufrag: HashMap<String, SessionId>,
-    by_address: HashMap<SocketAddr, SessionId>,
+    by_address: HashMap<(Via, SocketAddr), SessionId>,
 }
 
 impl Demux {
@@ -25,29 +35,33 @@ impl Demux {
         Self::default()
     }
 
-    /// Adds a user name fragment of ours.
-    pub fn add_ufrag(&mut self, ufrag: &str, session: SessionId) {
-        self.by_ufrag.insert(ufrag.to_owned(), session);
+    /// Names a session by a user name fragment of ours. If it had another, ICE was restarted: that one is
+    /// forgotten, with the addresses that the session was reached at.
+    pub fn set_ufrag(&mut self, ufrag: &str, session: SessionId) {
+        if self.by_ufrag.get(ufrag) != Some(&session) {
+            self.remove(session);
+            self.by_ufrag.insert(ufrag.to_owned(), session);
+        }
     }
 
     /// Notes that `session` sends to `address`, so that the answer finds its way. An address that
     /// already belongs to a session stays with it.
-    pub fn add_address(&mut self, address: SocketAddr, session: SessionId) {
-        if !self.by_address.contains_key(&address) {
-            self.insert(address, session);
+    pub fn add_address(&mut self, via: Via, address: SocketAddr, session: SessionId) {
+        if !self.by_address.contains_key(&(via, address)) {
+            self.insert(via, address, session);
         }
     }
 
     /// Returns the session of a datagram from `address`; `None`: not ours, drop it.
-    pub fn route(&mut self, address: SocketAddr, datagram: &[u8]) -> Option<SessionId> {
+    pub fn route(&mut self, via: Via, address: SocketAddr, datagram: &[u8]) -> Option<SessionId> {
         if let Some(ufrag) = local_ufrag(datagram) {
             let session = *self.by_ufrag.get(ufrag)?;
-            if self.by_address.get(&address) != Some(&session) {
-                self.insert(address, session);
+            if self.by_address.get(&(via, address)) != Some(&session) {
+                self.insert(via, address, session);
             }
             return Some(session);
         }
-        self.by_address.get(&address).copied()
+        self.by_address.get(&(via, address)).copied()
     }
 
     /// Forgets a session.
@@ -56,10 +70,10 @@ impl Demux {
         self.by_address.retain(|_, s| *s != session);
     }
 
-    fn insert(&mut self, address: SocketAddr, session: SessionId) {
+    fn insert(&mut self, via: Via, address: SocketAddr, session: SessionId) {
         let own = self.by_address.values().filter(|s| **s == session).count();
         if own < MAX_ADDRESSES {
-            self.by_address.insert(address, session);
+            self.by_address.insert((via, address), session);
         }
     }
 }
@@ -108,40 +122,57 @@ mod tests {
     #[test]
     fn a_request_claims_its_address_for_what_follows() {
         let mut demux = Demux::new();
-        demux.add_ufrag("ours", A);
-        assert_eq!(demux.route(address(1), MEDIA), None);
-        assert_eq!(demux.route(address(1), &request("ours:theirs")), Some(A));
-        assert_eq!(demux.route(address(1), MEDIA), Some(A));
-        assert_eq!(demux.route(address(2), &request("other:theirs")), None);
+        demux.set_ufrag("ours", A);
+        assert_eq!(demux.route(Via::Port, address(1), MEDIA), None);
+        assert_eq!(
+            demux.route(Via::Port, address(1), &request("ours:theirs")),
+            Some(A)
+        );
+        assert_eq!(demux.route(Via::Port, address(1), MEDIA), Some(A));
+        assert_eq!(
+            demux.route(Via::Port, address(2), &request("other:theirs")),
+            None
+        );
     }
 
     #[test]
     fn an_address_that_is_used_again_goes_to_the_new_session() {
         let mut demux = Demux::new();
-        demux.add_ufrag("a", A);
-        demux.add_ufrag("b", B);
-        demux.route(address(1), &request("a:x"));
-        assert_eq!(demux.route(address(1), &request("b:x")), Some(B));
-        assert_eq!(demux.route(address(1), MEDIA), Some(B));
+        demux.set_ufrag("a", A);
+        demux.set_ufrag("b", B);
+        demux.route(Via::Port, address(1), &request("a:x"));
+        assert_eq!(demux.route(Via::Port, address(1), &request("b:x")), Some(B));
+        assert_eq!(demux.route(Via::Port, address(1), MEDIA), Some(B));
         demux.remove(B);
-        assert_eq!(demux.route(address(1), MEDIA), None);
+        assert_eq!(demux.route(Via::Port, address(1), MEDIA), None);
     }
 
     #[test]
     fn nobody_takes_over_the_address_of_another_by_sending_to_it() {
         let mut demux = Demux::new();
-        demux.add_ufrag("a", A);
-        demux.route(address(1), &request("a:x"));
-        demux.add_address(address(1), B);
-        assert_eq!(demux.route(address(1), MEDIA), Some(A));
+        demux.set_ufrag("a", A);
+        demux.route(Via::Port, address(1), &request("a:x"));
+        demux.add_address(Via::Port, address(1), B);
+        assert_eq!(demux.route(Via::Port, address(1), MEDIA), Some(A));
+    }
+
+    #[test]
+    fn one_address_next_to_us_and_one_next_to_the_relay_are_two_viewers() {
+        let mut demux = Demux::new();
+        demux.set_ufrag("a", A);
+        demux.set_ufrag("b", B);
+        demux.route(Via::Port, address(1), &request("a:x"));
+        demux.route(Via::Relay, address(1), &request("b:x"));
+        assert_eq!(demux.route(Via::Port, address(1), MEDIA), Some(A));
+        assert_eq!(demux.route(Via::Relay, address(1), MEDIA), Some(B));
     }
 
     #[test]
     fn a_flood_of_addresses_is_bounded() {
         let mut demux = Demux::new();
-        demux.add_ufrag("a", A);
+        demux.set_ufrag("a", A);
         for port in 1..10_000 {
-            demux.route(address(port), &request("a:x"));
+            demux.route(Via::Port, address(port), &request("a:x"));
         }
         assert_eq!(demux.by_address.len(), MAX_ADDRESSES);
     }
@@ -151,7 +182,20 @@ mod tests {
         let whole = request("ours:theirs");
         let mut demux = Demux::new();
         for end in 0..whole.len() {
-            demux.route(address(1), &whole[..end]);
+            demux.route(Via::Port, address(1), &whole[..end]);
         }
+    }
+
+    #[test]
+    fn a_thousand_ice_restarts_leave_one_name_and_the_addresses_since_the_last() {
+        let mut demux = Demux::new();
+        for n in 0..1000 {
+            demux.set_ufrag(&format!("u{n}"), A);
+            demux.set_ufrag(&format!("u{n}"), A);
+            let request = request(&format!("u{n}:theirs"));
+            assert_eq!(demux.route(Via::Port, address(n), &request), Some(A));
+            assert_eq!(demux.route(Via::Port, address(n), MEDIA), Some(A));
+        }
+        assert_eq!((demux.by_ufrag.len(), demux.by_address.len()), (1, 1));
     }
 }

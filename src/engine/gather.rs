@@ -1,16 +1,22 @@
 //! Our ICE candidates: which addresses viewers can reach us at (RFC 8445 §5.1, RFC 8839 §5.1).
 //!
 //! Host candidates of this machine's interfaces or of the configured addresses, and the
-//! server-reflexive ones that STUN servers tell (RFC 8489). Relays are left to the viewers, who get the TURN servers from the room
-//! server: one relay between two peers is enough. Pure.
+//! server-reflexive ones that STUN servers tell (RFC 8489), and the relayed one that a TURN server lends
+//! (`turn.rs`). Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::turn::message::{Message, TransactionId, Writer, attribute, class, method};
 
 /// Most host candidates that are offered. Each costs the viewer a series of checks.
 pub const MAX_HOST_CANDIDATES: usize = 8;
 
-/// Names of interfaces that lead to containers and virtual machines on this host alone.
-const LOCAL_ONLY: [&str; 7] = ["docker", "veth", "br-", "virbr", "cni", "flannel", "lxc"];
+/// How the names of interfaces begin that lead to containers and virtual machines on this host
+/// alone. (Docker's bridges are `br-` and hexadecimal digits; OpenWrt's `br-lan` is a real one.)
+const LOCAL_ONLY: [&str; 16] = [
+    "docker", "veth", "virbr", "vnet", "vmnet", "vboxnet", "cni", "cali", "cilium", "flannel",
+    "kube", "lxc", "lxd", "incusbr", "podman", "nerdctl",
+];
 
 /// Returns whether a viewer elsewhere could reach an interface.
 #[must_use]
@@ -31,7 +37,10 @@ pub fn is_on_this_cable(interface: &str, address: IpAddr) -> bool {
 }
 
 fn leads_nowhere(interface: &str) -> bool {
-    LOCAL_ONLY.iter().any(|name| interface.starts_with(name))
+    let is_docker_bridge = interface
+        .strip_prefix("br-")
+        .is_some_and(|id| id.chars().all(|c| c.is_ascii_hexdigit()));
+    is_docker_bridge || LOCAL_ONLY.iter().any(|name| interface.starts_with(name))
 }
 
 /// Returns the `candidate:…` line of an address of ours. `index` orders them: 0 is tried first.
@@ -51,15 +60,27 @@ pub fn host_candidate(address: SocketAddr, index: u16) -> String {
 #[must_use]
 pub fn reflexive_candidate(address: SocketAddr, index: u16) -> String {
     const REFLEXIVE_PREFERENCE: u32 = 100;
+    derived_candidate("srflx", REFLEXIVE_PREFERENCE, address, index)
+}
+
+/// Returns the `candidate:…` line of the address that a TURN server lends us.
+#[must_use]
+pub fn relayed_candidate(address: SocketAddr) -> String {
+    // Last: a detour, and somebody pays for it.
+    const RELAYED_PREFERENCE: u32 = 0;
+    derived_candidate("relay", RELAYED_PREFERENCE, address, 0)
+}
+
+fn derived_candidate(kind: &str, preference: u32, address: SocketAddr, index: u16) -> String {
     // The base is not told (RFC 8839 §5.1 allows 0.0.0.0): it is nobody's business.
     let base = match address.ip() {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
     format!(
-        "candidate:{} 1 udp {} {} {} typ srflx raddr {base} rport 0",
-        foundation(REFLEXIVE_PREFERENCE, index),
-        priority(REFLEXIVE_PREFERENCE, index),
+        "candidate:{} 1 udp {} {} {} typ {kind} raddr {base} rport 0",
+        foundation(preference, index),
+        priority(preference, index),
         address.ip(),
         address.port(),
     )
@@ -75,68 +96,20 @@ const fn foundation(type_preference: u32, index: u16) -> u32 {
     type_preference << 16 | index as u32
 }
 
-const MAGIC_COOKIE: u32 = 0x2112_a442;
-
 /// Returns a STUN binding request.
 #[must_use]
-pub fn binding_request(transaction: [u8; 12]) -> [u8; 20] {
-    let mut request = [0; 20];
-    let (head, id) = request.split_at_mut(8);
-    head.copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
-    id.copy_from_slice(&transaction);
-    request
+pub fn binding_request(transaction: TransactionId) -> Vec<u8> {
+    Writer::new(method::BINDING | class::REQUEST, transaction).unsigned()
 }
 
 /// Returns the address in the response to the binding request of `transaction`; `None` where it is
 /// anything else.
 #[must_use]
-pub fn mapped_address(response: &[u8], transaction: [u8; 12]) -> Option<SocketAddr> {
-    const SUCCESS: [u8; 2] = [0x01, 0x01];
-    const XOR_MAPPED_ADDRESS: [u8; 2] = [0x00, 0x20];
-    if response.get(..2)? != SUCCESS
-        || response.get(4..8)? != MAGIC_COOKIE.to_be_bytes()
-        || response.get(8..20)? != transaction
-    {
-        return None;
-    }
-    let mut rest = response.get(20..)?;
-    while let [t0, t1, l0, l1, tail @ ..] = rest {
-        let length = usize::from(u16::from_be_bytes([*l0, *l1]));
-        let value = tail.get(..length)?;
-        if [*t0, *t1] == XOR_MAPPED_ADDRESS {
-            return unmask(value, transaction);
-        }
-        rest = tail.get(length.next_multiple_of(4)..)?;
-    }
-    None
-}
-
-/// RFC 8489 §14.2.
-fn unmask(value: &[u8], transaction: [u8; 12]) -> Option<SocketAddr> {
-    let [_, family, p0, p1, address @ ..] = value else {
-        return None;
-    };
-    let [m0, m1, ..] = MAGIC_COOKIE.to_be_bytes();
-    let port = u16::from_be_bytes([p0 ^ m0, p1 ^ m1]);
-    let ip = match family {
-        1 => {
-            let bytes: [u8; 4] = address.try_into().ok()?;
-            IpAddr::V4(Ipv4Addr::from_bits(
-                u32::from_be_bytes(bytes) ^ MAGIC_COOKIE,
-            ))
-        }
-        2 => {
-            let bytes: [u8; 16] = address.try_into().ok()?;
-            let mut mask = [0; 16];
-            let (cookie, id) = mask.split_at_mut(4);
-            cookie.copy_from_slice(&MAGIC_COOKIE.to_be_bytes());
-            id.copy_from_slice(&transaction);
-            let plain = u128::from_be_bytes(bytes) ^ u128::from_be_bytes(mask);
-            IpAddr::V6(Ipv6Addr::from_bits(plain))
-        }
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, port))
+pub fn mapped_address(response: &[u8], transaction: TransactionId) -> Option<SocketAddr> {
+    let message = Message::read(response)?;
+    let is_ours =
+        message.kind == method::BINDING | class::SUCCESS && message.transaction == transaction;
+    is_ours.then(|| message.address(attribute::XOR_MAPPED_ADDRESS))?
 }
 
 #[cfg(test)]
@@ -158,9 +131,16 @@ mod tests {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         assert!(is_useful("wlan0", ip("192.168.1.5")));
         assert!(is_useful("tailscale0", ip("100.64.0.1")));
+        assert!(is_useful("br-lan", ip("192.168.1.1")));
         for (name, address) in [
             ("docker0", "172.17.0.1"),
-            ("br-12ab", "172.18.0.1"),
+            ("br-12abf0c4d5e6", "172.18.0.1"),
+            ("veth3f2a@if5", "172.18.0.2"),
+            ("virbr0", "192.168.122.1"),
+            ("cni0", "10.88.0.1"),
+            ("podman0", "10.88.0.1"),
+            ("lxcbr0", "10.0.3.1"),
+            ("lxdbr0", "10.0.4.1"),
             ("lo", "127.0.0.1"),
             ("eth0", "169.254.3.4"),
             ("eth0", "fe80::1"),
@@ -187,6 +167,7 @@ mod tests {
             let mut bytes = vec![1, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42];
             bytes.extend_from_slice(&id);
             bytes.extend_from_slice(attribute);
+            bytes[3] = u8::try_from(attribute.len()).unwrap();
             bytes
         };
         let v4 = response(&[0, 0x20, 0, 8, 0, 1, 0xa1, 0x47, 0xe1, 0x12, 0xa6, 0x43]);

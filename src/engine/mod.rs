@@ -9,6 +9,9 @@
 //! | `udp.rs`     | sockets: GSO, GRO, interfaces                                   |
 //! | `demux.rs`   | datagram → session                                              |
 //! | `gather.rs`  | our ICE candidates                                              |
+//! | `explain.rs` | why a viewer does not connect                                   |
+//! | `network.rs` | the ways to viewers: the UDP port, or a relay                  |
+//! | `turn.rs`    | the sockets of TURN servers                                     |
 //! | `stun.rs`    | asks STUN servers how they see us                               |
 //! | `room.rs`    | descriptions and candidates, to and from the rooms              |
 //! | `report.rs`  | what viewers and systemd are told                               |
@@ -32,7 +35,9 @@ use crate::control::protocol::{self, Command};
 use crate::control::{DeviceState, Report, SourceStatus};
 use crate::rtp::gop::Gop;
 use crate::rtp::{AudioFrame, VideoFrame};
-use crate::signaling::{RoomEvent, RoomIndex, RoomMessage, Seat};
+use crate::signaling::websocket::Authorities;
+use crate::signaling::{IceServer, RoomEvent, RoomIndex, RoomMessage, Seat};
+use crate::turn::reach::Reach;
 use crate::video::capture::CaptureRequest;
 use crate::viewer::keyframes::KeyframeRequests;
 use crate::viewer::roster::{Roster, SessionId};
@@ -40,14 +45,18 @@ use crate::viewer::webrtc::{Certificate, Datagram, PeerError};
 use crate::viewer::{Ended, Viewer, ViewerEvent};
 
 pub mod demux;
+mod explain;
 pub mod gather;
+mod network;
 mod report;
 mod room;
 mod session;
 mod stun;
+mod turn;
 pub mod udp;
 
-use demux::Demux;
+use demux::{Demux, Via};
+use network::Network;
 use session::Session;
 use udp::{PortError, ReceiveBuffer, UdpPort};
 
@@ -70,8 +79,24 @@ pub struct EngineOptions {
     pub has_video: bool,
     /// Whether there is an audio source at all.
     pub has_audio: bool,
-    /// Whether to offer the loopback address: the room server is on this machine.
+    /// Whose TLS certificates are believed.
+    pub authorities: Authorities,
+    /// Whether nobody in the rooms has our own page: picture and sound are then always one stream.
+    pub one_stream: bool,
+    /// Whether to offer the loopback address: the room server is on this machine, and may hand out
+    /// servers that are.
     pub offer_loopback: bool,
+}
+
+impl EngineOptions {
+    /// Returns where the STUN and TURN servers may be that room servers hand out.
+    const fn reach_of_room_servers(&self) -> Reach {
+        if self.offer_loopback {
+            Reach::Anywhere
+        } else {
+            Reach::Elsewhere
+        }
+    }
 }
 
 /// What connects the engine to the rest of the daemon.
@@ -172,9 +197,7 @@ struct Engine {
     options: EngineOptions,
     channels: EngineChannels,
     certificate: Certificate,
-    port: UdpPort,
-    /// The configured addresses, which viewers know ours by; empty: they know the real ones.
-    advertised: Vec<IpAddr>,
+    network: Network,
     reflexive: stun::Reflexive,
     demux: Demux,
     roster: Roster,
@@ -184,7 +207,10 @@ struct Engine {
     keyframes: KeyframeRequests,
     gop: Gop,
     last_report: Option<Report>,
+    told: explain::Told,
     rooms_joined: BTreeSet<RoomIndex>,
+    /// The STUN and TURN servers that each room's server handed out last.
+    handed: BTreeMap<RoomIndex, Vec<IceServer>>,
     /// What is to be said once our candidates are known.
     waiting: Vec<room::Waiting>,
 }
@@ -198,6 +224,7 @@ enum Input {
     Room(RoomIndex, RoomEvent),
     Datagrams,
     Reflexive(SocketAddr),
+    Relay(turn::Incoming),
     Status,
     Timer,
     Stop,
@@ -211,9 +238,14 @@ impl Engine {
         port: UdpPort,
     ) -> Self {
         let mut reflexive = stun::Reflexive::new();
-        reflexive.add_servers(&options.webrtc.ice_servers, clock::now());
+        reflexive.add_servers(&options.webrtc.ice_servers, Reach::Anywhere, clock::now());
+        let reach = options.reach_of_room_servers();
         Self {
-            advertised: options.webrtc.advertised_addresses.clone(),
+            network: Network {
+                port,
+                advertised: options.webrtc.advertised_addresses.clone(),
+                turn: turn::Turn::new(&options.webrtc, options.authorities.clone(), reach),
+            },
             reflexive,
             roster: Roster::new(options.webrtc.max_viewers),
             device: DeviceState {
@@ -224,13 +256,14 @@ impl Engine {
             options,
             channels,
             certificate,
-            port,
             demux: Demux::new(),
             sessions: BTreeMap::new(),
             keyframes: KeyframeRequests::new(),
             gop: Gop::new(),
             last_report: None,
+            told: explain::Told::default(),
             rooms_joined: BTreeSet::new(),
+            handed: BTreeMap::new(),
             waiting: Vec::new(),
         }
     }
@@ -253,6 +286,7 @@ impl Engine {
                 Input::Room(room, event) => self.handle_room_event(room, event, now),
                 Input::Datagrams => self.handle_datagrams(&mut buffer, now),
                 Input::Reflexive(address) => self.announce_reflexive(address),
+                Input::Relay(incoming) => self.handle_relay(incoming, now),
                 Input::Stop => break,
             }
             self.handle_timers(now);
@@ -285,7 +319,7 @@ impl Engine {
             event = channels.events.recv() => {
                 event.map_or(Input::Stop, |(room, event)| Input::Room(room, event))
             }
-            ready = self.port.ready() => {
+            ready = self.network.port.ready() => {
                 if let Err(error) = ready {
                     tracing::warn!(%error, "the media port failed");
                 }
@@ -297,6 +331,7 @@ impl Engine {
             changed = channels.audio_status.changed() => {
                 changed.map_or(Input::Stop, |()| Input::Status)
             }
+            incoming = self.network.turn.next() => Input::Relay(incoming),
             address = self.reflexive.next() => Input::Reflexive(address),
             () = tokio::time::sleep_until(wake_at.into()) => Input::Timer,
         }
@@ -310,6 +345,7 @@ impl Engine {
             .chain(self.demand.poll_timeout())
             .chain(self.keyframes.poll_timeout())
             .chain(self.reflexive.poll_timeout())
+            .chain(self.network.turn.relays.poll_timeout())
             .chain(self.waiting.iter().map(|waiting| waiting.until))
             .chain([heartbeat])
             .min()
@@ -327,8 +363,14 @@ impl Engine {
         }
         for (server, request) in self.reflexive.poll_requests(now) {
             let anywhere = Ipv4Addr::UNSPECIFIED.into();
-            self.port.send(anywhere, server, request.len(), &request);
+            let port = &mut self.network.port;
+            port.send(anywhere, server, request.len(), &request);
         }
+        let relays = &mut self.network.turn.relays;
+        if self.roster.viewers() > 0 {
+            relays.want(now);
+        }
+        relays.handle_timeout(now);
     }
 
     fn handle_video(&mut self, frame: &Arc<VideoFrame>, now: Instant) {
@@ -366,48 +408,58 @@ impl Engine {
 
     fn handle_datagrams(&mut self, buffer: &mut ReceiveBuffer, now: Instant) {
         let Self {
-            port,
+            network,
             demux,
             sessions,
             reflexive,
-            advertised,
             ..
         } = self;
+        let Network {
+            port, advertised, ..
+        } = network;
         port.exchange(buffer, |local, peer, bytes| {
             if reflexive.handle_response(peer, bytes, now) {
                 return;
             }
-            let Some(session) = demux.route(peer, bytes) else {
-                return;
-            };
-            if let Some(session) = sessions.get_mut(&session) {
-                let datagram = Datagram {
-                    local: advertised_for(advertised, local),
-                    peer,
-                    bytes: BytesMut::from(bytes),
-                };
-                session.with(|viewer| viewer.handle_datagram(datagram, now));
-            }
+            let local = advertised_for(advertised, local);
+            deliver(demux, sessions, Via::Port, local, peer, bytes, now);
+        });
+    }
+
+    fn handle_relay(&mut self, incoming: turn::Incoming, now: Instant) {
+        let Self {
+            network,
+            demux,
+            sessions,
+            ..
+        } = self;
+        network.turn.handle(incoming, now, |local, peer, bytes| {
+            deliver(demux, sessions, Via::Relay, local, peer, bytes, now);
         });
     }
 
     /// Lets every machine speak until nothing more comes of it.
     fn settle(&mut self, now: Instant) {
         let mut events = Vec::new();
-        for (&id, session) in &mut self.sessions {
+        for session in self.sessions.values_mut() {
             session.drain(&mut events);
-            session.transmit(&mut self.port, &self.advertised, now, |peer| {
-                self.demux.add_address(peer, id);
-            });
         }
+        self.transmit(now);
         for (session, event) in events {
             self.handle_viewer_event(session, event, now);
         }
         self.publish(now);
         // Replies, state and the frames of a newcomer.
+        self.transmit(now);
+        if let Some(address) = self.network.turn.settle(now) {
+            self.announce_relayed(address);
+        }
+    }
+
+    fn transmit(&mut self, now: Instant) {
         for (&id, session) in &mut self.sessions {
-            session.transmit(&mut self.port, &self.advertised, now, |peer| {
-                self.demux.add_address(peer, id);
+            session.transmit(&mut self.network, now, |via, peer| {
+                self.demux.add_address(via, peer, id);
             });
         }
     }
@@ -432,6 +484,7 @@ impl Engine {
                     self.say(seat.room, RoomMessage::Connected { viewer });
                 }
             }
+            ViewerEvent::Stuck => self.explain(id, now),
             ViewerEvent::ControlOpen => {
                 let state = protocol::state(&self.report());
                 session_send(&mut self.sessions, id, &state, now);
@@ -449,6 +502,9 @@ impl Engine {
                     self.roster.handle_failed();
                 }
                 let dropped = session.dropped_frames();
+                if matches!(reason, Ended::NeverConnected | Ended::Failed) {
+                    self.explain(id, now);
+                }
                 self.end(id);
                 let viewers = self.roster.connected_viewers();
                 match reason {
@@ -458,11 +514,9 @@ impl Engine {
                     Ended::NeverAnswered => {
                         tracing::debug!(viewer = id.0, "nobody took our offer");
                     }
-                    Ended::NeverConnected | Ended::Failed => tracing::warn!(
-                        viewer = id.0,
-                        "viewer could not connect: no path between the browser and this \
-                         device; if they are in different networks, set webrtc.ice_servers"
-                    ),
+                    Ended::NeverConnected | Ended::Failed => {
+                        tracing::debug!(viewer = id.0, "gave up connecting");
+                    }
                 }
             }
         }
@@ -548,7 +602,7 @@ impl Engine {
         if let Some(session) = self.sessions.get_mut(&id) {
             tracing::debug!(viewer = id.0, why, "session closed");
             session.with(Viewer::close);
-            session.transmit(&mut self.port, &self.advertised, now, |_| {});
+            session.transmit(&mut self.network, now, |_, _| {});
         }
         self.end(id);
     }
@@ -573,11 +627,16 @@ impl Engine {
         for id in ids {
             self.close(id, "the daemon stops");
         }
+        self.network.turn.relays.release();
+        self.network.turn.settle(clock::now());
         // What the kernel could not take at once gets a moment.
         let mut buffer = ReceiveBuffer::new();
+        let port = &mut self.network.port;
         let last_words = async {
-            while self.port.has_backlog() && self.port.ready().await.is_ok() {
-                self.port.exchange(&mut buffer, |_, _, _| {});
+            // The relays' connections are tasks, which get this moment to say goodbye.
+            tokio::task::yield_now().await;
+            while port.has_backlog() && port.ready().await.is_ok() {
+                port.exchange(&mut buffer, |_, _, _| {});
             }
         };
         if tokio::time::timeout(CLOSE_TIMEOUT, last_words)
@@ -597,6 +656,24 @@ fn session_send(
 ) {
     if let Some(session) = sessions.get_mut(&id) {
         session.with(|viewer| viewer.send_control(text, now));
+    }
+}
+
+/// Hands a datagram to its viewer. `local` is our address as the viewer knows it.
+fn deliver(
+    demux: &mut Demux,
+    sessions: &mut BTreeMap<SessionId, Session>,
+    via: Via,
+    local: SocketAddr,
+    peer: SocketAddr,
+    bytes: &[u8],
+    now: Instant,
+) {
+    let session = demux.route(via, peer, bytes);
+    if let Some(session) = session.and_then(|session| sessions.get_mut(&session)) {
+        let bytes = BytesMut::from(bytes);
+        let datagram = Datagram { local, peer, bytes };
+        session.with(|viewer| viewer.handle_datagram(datagram, now));
     }
 }
 

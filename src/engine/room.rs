@@ -3,11 +3,15 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::network::Network;
 use super::session::Session;
 use super::{Engine, gather, random_u32};
-use crate::signaling::{CandidateInit, RoomEvent, RoomIndex, RoomMessage, Seat, ViewerId};
+use crate::clock;
+use crate::signaling::{
+    CandidateInit, IceServer, RoomEvent, RoomIndex, RoomMessage, Seat, ViewerId,
+};
 use crate::viewer::roster::{Admitted, Answered, SessionId};
-use crate::viewer::webrtc::{PeerError, PeerOptions};
+use crate::viewer::webrtc::{Certificate, PeerError, PeerOptions};
 use crate::viewer::{Viewer, offer};
 
 /// How long a description waits for candidates that others have yet to tell us. There are viewers that
@@ -37,13 +41,25 @@ impl Engine {
         match event {
             RoomEvent::Joined { ice_servers } => {
                 self.rooms_joined.insert(room);
-                self.reflexive.add_servers(&ice_servers, now);
+                self.learn_servers(room, ice_servers, now);
             }
+            RoomEvent::IceServers(ice_servers) => self.learn_servers(room, ice_servers, now),
             RoomEvent::Disconnected => {
                 self.rooms_joined.remove(&room);
             }
             RoomEvent::ViewerJoined(viewer) => {
                 tracing::debug!(viewer = viewer.0, "viewer entered the room");
+                // Its offer comes a round trip later.
+                self.network.turn.relays.want(now);
+            }
+            RoomEvent::StillThere(viewer) => {
+                let seat = seat(viewer);
+                let viewer = seat.viewer.clone();
+                match self.roster.is_connected(&seat) {
+                    Some(true) => self.say(room, RoomMessage::Connected { viewer }),
+                    Some(false) => {}
+                    None => self.say(room, RoomMessage::Ended { viewer }),
+                }
             }
             RoomEvent::ViewerLeft { viewer, on_purpose } => {
                 let seat = seat(viewer);
@@ -69,9 +85,21 @@ impl Engine {
         }
     }
 
+    fn learn_servers(&mut self, room: RoomIndex, servers: Vec<IceServer>, now: Instant) {
+        let reach = self.options.reach_of_room_servers();
+        self.reflexive.add_servers(&servers, reach, now);
+        self.handed.insert(room, servers);
+        let all: Vec<IceServer> = self.handed.values().flatten().cloned().collect();
+        self.network.turn.relays.handle_ice_servers(&all, now);
+    }
+
     /// Says what has waited long enough, or everything once all candidates are known.
     pub(super) fn handle_waiting(&mut self, now: Instant) {
-        let is_ready = self.reflexive.gathering_until().is_none_or(|at| at <= now);
+        let gathering = [
+            self.reflexive.gathering_until(),
+            self.network.turn.relays.gathering_until(),
+        ];
+        let is_ready = gathering.into_iter().flatten().all(|at| at <= now);
         let waiting = std::mem::take(&mut self.waiting);
         for Waiting { until, seat, wish } in waiting {
             if is_ready || until <= now {
@@ -84,6 +112,7 @@ impl Engine {
 
     fn gather_first(&mut self, seat: Seat, wish: Wish, now: Instant) {
         let until = now + GATHER_WAIT;
+        self.network.turn.relays.want(now);
         if self.waiting.len() < MAX_WAITING {
             self.waiting.push(Waiting { until, seat, wish });
         } else {
@@ -105,7 +134,7 @@ impl Engine {
             Err(error) => return self.refuse(seat, "bad-offer", error.to_string()),
         };
         let admitted = self.roster.handle_offer(seat, summary);
-        let one_stream = !offer::has_data(sdp);
+        let one_stream = self.options.one_stream || !offer::is_own_page(sdp);
         let Some(session) = self.admit(seat, admitted, one_stream, now) else {
             return;
         };
@@ -235,8 +264,9 @@ impl Engine {
 
     /// Our description is out: who knows our ICE name is this viewer.
     fn described(&mut self, session: SessionId, description: &str) {
-        for ufrag in offer::ufrags(description) {
-            self.demux.add_ufrag(ufrag, session);
+        // One transport carries everything, so there is one name.
+        if let Some(ufrag) = offer::ufrags(description).next() {
+            self.demux.set_ufrag(ufrag, session);
         }
     }
 
@@ -250,36 +280,67 @@ impl Engine {
     }
 
     fn new_viewer(&self, one_stream: bool, now: Instant) -> Result<Viewer, PeerError> {
+        // Our own page makes a new peer connection each time. Others may keep theirs, and take what comes with
+        // a certificate they know for the association they have (RFC 8842 §5.5): it would never be up.
+        let certificate = if one_stream {
+            Certificate::generate()?
+        } else {
+            self.certificate.clone()
+        };
         let options = PeerOptions {
-            certificate: self.certificate.clone(),
+            certificate,
             latency: self.options.webrtc.latency,
             one_stream,
             first_ssrc: random_u32(),
-            gcm_only: !self.roster.has_failed(),
+            // Our own page tries a second time, with any cryptography.
+            gcm_only: !one_stream && !self.roster.has_failed(),
         };
         Viewer::new(&options, random_u32(), now)
     }
 
-    /// Everything we know: the configured addresses, or those of this machine as they are now, and
-    /// what STUN servers told.
+    /// Everything we know: the configured addresses, or those of this machine as they are now, what
+    /// STUN servers told, and what a TURN server lends us.
     fn candidates(&self) -> Vec<String> {
-        let addresses = if self.advertised.is_empty() {
-            self.port.interface_addresses(self.options.offer_loopback)
+        let Network {
+            port,
+            advertised,
+            turn,
+        } = &self.network;
+        let addresses = if advertised.is_empty() {
+            let webrtc = &self.options.webrtc;
+            let interfaces = port.interfaces(&webrtc.interfaces, self.options.offer_loopback);
+            interfaces.into_iter().map(|i| i.address).collect()
         } else {
-            self.advertised.clone()
+            advertised.clone()
         };
-        let port = self.port.port();
+        let port = port.port();
         let host = (0_u16..)
             .zip(addresses)
             .map(|(i, ip)| gather::host_candidate(SocketAddr::new(ip, port), i));
         let reflexive = self.reflexive.addresses();
+        let relayed = turn.relays.current();
         host.chain(reflexive.map(|(address, i)| gather::reflexive_candidate(address, i)))
+            .chain(relayed.map(gather::relayed_candidate))
             .collect()
     }
 
     /// A STUN server told an address of ours: viewers that are still connecting may need it.
     pub(super) fn announce_reflexive(&mut self, address: SocketAddr) {
-        let candidate = gather::reflexive_candidate(address, 0);
+        self.announce(&gather::reflexive_candidate(address, 0));
+    }
+
+    /// A TURN server lent us an address: the same.
+    pub(super) fn announce_relayed(&mut self, address: SocketAddr) {
+        let candidate = gather::relayed_candidate(address);
+        for session in self.sessions.values_mut() {
+            if !session.is_connected() {
+                session.with(|viewer| viewer.add_local_candidate(&candidate));
+            }
+        }
+        self.announce(&candidate);
+    }
+
+    fn announce(&self, candidate: &str) {
         let connecting: Vec<Seat> = self
             .sessions
             .iter()
@@ -290,7 +351,7 @@ impl Engine {
             let message = RoomMessage::Candidate {
                 viewer: seat.viewer,
                 candidate: CandidateInit {
-                    candidate: candidate.clone(),
+                    candidate: candidate.to_owned(),
                     sdp_mline_index: Some(0),
                     ..CandidateInit::default()
                 },
@@ -299,14 +360,19 @@ impl Engine {
         }
     }
 
-    fn refuse_full(&self, seat: &Seat) {
+    fn refuse_full(&mut self, seat: &Seat) {
         let max = self.options.webrtc.max_viewers;
         let message = format!("{max} viewers are watching already, which is the limit");
         self.refuse(seat, "room-full", message);
     }
 
-    fn refuse(&self, seat: &Seat, code: &'static str, message: String) {
-        tracing::info!(viewer = seat.viewer.0, code, message, "viewer refused");
+    fn refuse(&mut self, seat: &Seat, code: &'static str, message: String) {
+        let viewer = &seat.viewer.0;
+        if self.told.is_news(&message, clock::now()) {
+            tracing::info!(viewer, code, message, "viewer refused");
+        } else {
+            tracing::debug!(viewer, code, message, "viewer refused again");
+        }
         let viewer = seat.viewer.clone();
         let refusal = RoomMessage::Error {
             viewer,

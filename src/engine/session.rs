@@ -3,12 +3,15 @@
 //! A panic in the machine is our bug. It is caught here, ends this viewer and nobody else, and is
 //! logged as what it is.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::udp::UdpPort;
+use super::demux::Via;
+use super::network::Network;
+use crate::turn::relays::Status;
 use crate::viewer::roster::SessionId;
+use crate::viewer::verdict::Verdict;
 use crate::viewer::webrtc::Datagram;
 use crate::viewer::{Ended, Viewer, ViewerEvent};
 
@@ -27,6 +30,7 @@ pub(super) struct Session {
     dirty: bool,
     timeout: Option<Instant>,
     panicked: bool,
+    diagnosed: bool,
     batch: Batch,
 }
 
@@ -47,6 +51,7 @@ impl Session {
             dirty: true,
             timeout: None,
             panicked: false,
+            diagnosed: false,
             batch: Batch::default(),
         }
     }
@@ -86,25 +91,24 @@ impl Session {
     /// Sends what the machine has to send, and learns when it wants to be woken.
     pub(super) fn transmit(
         &mut self,
-        port: &mut UdpPort,
-        advertised: &[IpAddr],
+        network: &mut Network,
         now: Instant,
-        mut sent_to: impl FnMut(SocketAddr),
+        mut sent_to: impl FnMut(Via, SocketAddr),
     ) {
         if !self.dirty {
             return;
         }
         while let Some(Some(datagram)) = self.with(Viewer::poll_transmit) {
-            let max_segments = port.max_segments(datagram.peer);
+            let max_segments = network.max_segments(datagram.local, datagram.peer);
             if !self.batch.takes(&datagram, max_segments) {
-                self.batch.send(port, advertised);
+                self.batch.send(network, now);
             }
             if self.batch.count == 0 {
-                sent_to(datagram.peer);
+                sent_to(network.via(datagram.local), datagram.peer);
             }
             self.batch.push(&datagram);
         }
-        self.batch.send(port, advertised);
+        self.batch.send(network, now);
         let timeout = self.with(Viewer::poll_timeout).flatten();
         self.timeout = timeout.map(|at| at.max(now + MIN_TIMEOUT));
         self.dirty = false;
@@ -116,6 +120,18 @@ impl Session {
 
     pub(super) const fn is_connected(&self) -> bool {
         self.viewer.is_connected()
+    }
+
+    /// Returns why it does not connect; `None` once it was told, or where it is connected.
+    pub(super) fn diagnose(
+        &mut self,
+        relay: &Status,
+        name_of: impl Fn(IpAddr) -> Option<String>,
+    ) -> Option<Verdict> {
+        if self.panicked || std::mem::replace(&mut self.diagnosed, true) {
+            return None;
+        }
+        self.viewer.diagnosis(relay, name_of)
     }
 
     pub(super) const fn dropped_frames(&self) -> u64 {
@@ -143,18 +159,9 @@ impl Batch {
         self.bytes.extend_from_slice(&datagram.bytes);
     }
 
-    fn send(&mut self, port: &mut UdpPort, advertised: &[IpAddr]) {
+    fn send(&mut self, network: &mut Network, now: Instant) {
         if let Some((local, peer)) = self.route.take() {
-            // An advertised address is none of this machine's: the kernel chooses.
-            let from = if advertised.contains(&local.ip()) {
-                match local {
-                    SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-                    SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-                }
-            } else {
-                local.ip()
-            };
-            port.send(from, peer, self.segment, &self.bytes);
+            network.send(local, peer, self.segment, &self.bytes, now);
         }
         self.bytes.clear();
         self.count = 0;

@@ -10,6 +10,8 @@ use tokio::sync::mpsc;
 use super::gather;
 use super::room::GATHER_WAIT;
 use crate::signaling::IceServer;
+use crate::turn::reach::Reach;
+use crate::turn::url::stun_host;
 
 /// Most servers that are asked.
 const MAX_SERVERS: usize = 4;
@@ -24,8 +26,6 @@ const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is asked at that pace, before it counts as dead for a while.
 const FIRST_REQUESTS: u32 = 5;
 
-const DEFAULT_PORT: u16 = 3478;
-
 /// Our addresses as STUN servers see them.
 #[derive(Debug)]
 pub(super) struct Reflexive {
@@ -39,6 +39,7 @@ pub(super) struct Reflexive {
 struct Server {
     /// `host:port`
     name: String,
+    reach: Reach,
     address: Option<SocketAddr>,
     /// When to look the name up, or ask; `None` while it is being looked up.
     due: Option<Instant>,
@@ -60,8 +61,9 @@ impl Reflexive {
         }
     }
 
-    /// Adds the `stun:` servers of a list; those known already are left alone.
-    pub(super) fn add_servers(&mut self, servers: &[IceServer], now: Instant) {
+    /// Adds the `stun:` servers of a list, whose author may send us to `reach`; those known already
+    /// are left alone.
+    pub(super) fn add_servers(&mut self, servers: &[IceServer], reach: Reach, now: Instant) {
         let urls = servers.iter().flat_map(|server| &server.urls);
         for name in urls.filter_map(|url| stun_host(url)) {
             let is_known = self.servers.iter().any(|server| server.name == name);
@@ -70,6 +72,7 @@ impl Reflexive {
             }
             self.servers.push(Server {
                 name,
+                reach,
                 address: None,
                 due: Some(now),
                 transaction: [0; 12],
@@ -110,7 +113,7 @@ impl Reflexive {
     /// Looks up the names that are due, and returns the requests that are, and to whom.
     ///
     /// Call it inside a runtime.
-    pub(super) fn poll_requests(&mut self, now: Instant) -> Vec<(SocketAddr, [u8; 20])> {
+    pub(super) fn poll_requests(&mut self, now: Instant) -> Vec<(SocketAddr, Vec<u8>)> {
         let mut requests = Vec::new();
         for server in &mut self.servers {
             if server.due.is_none_or(|due| due > now) {
@@ -118,7 +121,8 @@ impl Reflexive {
             }
             let Some(address) = server.address else {
                 server.due = None;
-                tokio::spawn(resolve(server.name.clone(), self.resolver.clone()));
+                let (name, resolver) = (server.name.clone(), self.resolver.clone());
+                tokio::spawn(resolve(name, server.reach, resolver));
                 continue;
             };
             server.unanswered = server.unanswered.saturating_add(1);
@@ -166,9 +170,9 @@ impl Reflexive {
     }
 }
 
-async fn resolve(name: String, resolver: mpsc::Sender<(String, Option<SocketAddr>)>) {
+async fn resolve(name: String, reach: Reach, resolver: mpsc::Sender<(String, Option<SocketAddr>)>) {
     let address = match tokio::net::lookup_host(&name).await {
-        Ok(mut addresses) => addresses.find(SocketAddr::is_ipv4),
+        Ok(mut addresses) => addresses.find(|a| a.is_ipv4() && reach.includes(a.ip())),
         Err(error) => {
             tracing::debug!(name, %error, "STUN server not found, trying again");
             None
@@ -179,37 +183,9 @@ async fn resolve(name: String, resolver: mpsc::Sender<(String, Option<SocketAddr
     }
 }
 
-/// `stun:host`, `stun:host:port` → `host:port`.
-fn stun_host(url: &str) -> Option<String> {
-    let host = url.strip_prefix("stun:")?.split('?').next()?;
-    if host.is_empty() || host.len() > 255 {
-        return None;
-    }
-    let has_port = host
-        .rsplit_once(':')
-        .is_some_and(|(name, port)| port.parse::<u16>().is_ok() && !name.ends_with(':'));
-    Some(if has_port {
-        host.to_owned()
-    } else {
-        format!("{host}:{DEFAULT_PORT}")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_the_host_of_stun_urls_alone() {
-        assert_eq!(stun_host("stun:a.example").unwrap(), "a.example:3478");
-        assert_eq!(stun_host("stun:a.example:99").unwrap(), "a.example:99");
-        assert_eq!(
-            stun_host("stun:[2001:db8::1]").unwrap(),
-            "[2001:db8::1]:3478"
-        );
-        assert_eq!(stun_host("turn:a.example"), None);
-        assert_eq!(stun_host("stun:"), None);
-    }
 
     fn servers(url: &str) -> [IceServer; 1] {
         [IceServer {
@@ -219,20 +195,31 @@ mod tests {
     }
 
     /// What a STUN server answers to `request` that sees us at 192.0.2.1:32853.
-    fn response(request: &[u8; 20]) -> Vec<u8> {
+    fn response(request: &[u8]) -> Vec<u8> {
         let mut bytes = request.to_vec();
         bytes[0] = 1;
         bytes[1] = 1;
+        bytes[3] = 12;
         bytes.extend([0, 0x20, 0, 8, 0, 1, 0xa1, 0x47, 0xe1, 0x12, 0xa6, 0x43]);
         bytes
+    }
+
+    #[tokio::test]
+    async fn a_room_server_makes_us_ask_nothing_on_this_machine() {
+        let t0 = crate::clock::now();
+        let mut reflexive = Reflexive::new();
+        reflexive.add_servers(&servers("stun:127.0.0.1:3478"), Reach::Elsewhere, t0);
+        assert!(reflexive.poll_requests(t0).is_empty());
+        let (_, found) = reflexive.resolved.recv().await.unwrap();
+        assert_eq!(found, None);
     }
 
     #[tokio::test]
     async fn a_server_of_the_configuration_is_asked_until_it_answers() {
         let t0 = crate::clock::now();
         let mut reflexive = Reflexive::new();
-        reflexive.add_servers(&servers("stun:127.0.0.1:3478"), t0);
-        reflexive.add_servers(&servers("stun:127.0.0.1:3478"), t0);
+        reflexive.add_servers(&servers("stun:127.0.0.1:3478"), Reach::Anywhere, t0);
+        reflexive.add_servers(&servers("stun:127.0.0.1:3478"), Reach::Anywhere, t0);
         assert_eq!(reflexive.servers.len(), 1);
         assert!(reflexive.poll_requests(t0).is_empty(), "looked up first");
         let found = reflexive.resolved.recv().await.unwrap();
@@ -244,7 +231,7 @@ mod tests {
         let first = reflexive.poll_requests(now);
         let again = reflexive.poll_requests(now + FIRST_INTERVAL);
         assert_eq!((first.len(), again.len()), (1, 1));
-        let (server, request) = again[0];
+        let (server, request) = again[0].clone();
         let stranger = SocketAddr::from(([192, 0, 2, 9], 3478));
         assert!(!reflexive.handle_response(stranger, &response(&request), now));
         assert!(!reflexive.handle_response(server, &response(&first[0].1), now));

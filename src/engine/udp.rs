@@ -14,7 +14,7 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use super::gather;
-use crate::interfaces;
+use crate::interfaces::{self, Interface};
 
 /// Asked of the kernel for each direction, in bytes; it may give less. A keyframe for 16 viewers
 /// is about 800 kB.
@@ -175,16 +175,20 @@ impl UdpPort {
         family.state.max_gso_segments()
     }
 
-    /// Returns the addresses that viewers could reach, in the order of preference.
+    /// Returns the addresses that viewers could reach, in the order of preference; those of the
+    /// interfaces called `only`, where any are named.
     #[must_use]
-    pub fn interface_addresses(&self, include_loopback: bool) -> Vec<IpAddr> {
-        let mut addresses = interfaces::reachable_addresses();
-        addresses.retain(|ip| ip.is_ipv4() || self.v6.is_some());
-        addresses.truncate(gather::MAX_HOST_CANDIDATES);
-        if include_loopback || addresses.is_empty() {
-            addresses.push(Ipv4Addr::LOCALHOST.into());
+    pub fn interfaces(&self, only: &[String], include_loopback: bool) -> Vec<Interface> {
+        let mut interfaces = interfaces::reachable(only);
+        interfaces.retain(|i| i.address.is_ipv4() || self.v6.is_some());
+        interfaces.truncate(gather::MAX_HOST_CANDIDATES);
+        if include_loopback || interfaces.is_empty() {
+            interfaces.push(Interface {
+                name: "lo".to_owned(),
+                address: Ipv4Addr::LOCALHOST.into(),
+            });
         }
-        addresses
+        interfaces
     }
 }
 

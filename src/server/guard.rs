@@ -8,6 +8,10 @@
 
 use url::{Host, Url};
 
+/// What browsers send for a page that is a file. Also for one that another site has put into a sandbox:
+/// whoever lets in the one lets in the other.
+const NO_ORIGIN: &str = "null";
+
 /// Hosts and origins that are let in.
 #[derive(Clone, Debug)]
 pub struct Guard {
@@ -15,6 +19,8 @@ pub struct Guard {
     loopback: bool,
     /// As browsers write them, e.g. `https://example.org`.
     origins: Vec<String>,
+    /// Lets in pages that are of no site: files.
+    files: bool,
     /// The hosts of those.
     hosts: Vec<String>,
 }
@@ -29,9 +35,14 @@ impl Guard {
         let mut guard = Self {
             loopback,
             origins: Vec::new(),
+            files: false,
             hosts: Vec::new(),
         };
         for origin in origins {
+            if origin == NO_ORIGIN {
+                guard.files = true;
+                continue;
+            }
             let url = Url::parse(origin).map_err(|_| origin.clone())?;
             let bare = matches!(url.path(), "/" | "") && url.query().is_none();
             let web = matches!(url.scheme(), "http" | "https");
@@ -54,13 +65,8 @@ impl Guard {
             return false;
         };
         match url.host() {
-            Some(Host::Ipv4(address)) => address.is_loopback(),
-            Some(Host::Ipv6(address)) => address.is_loopback(),
-            Some(Host::Domain(name)) => {
-                name == "localhost"
-                    || name.ends_with(".localhost")
-                    || self.hosts.iter().any(|host| host == name)
-            }
+            Some(Host::Domain(name)) if self.hosts.iter().any(|host| host == name) => true,
+            Some(host) => is_local(&host),
             None => false,
         }
     }
@@ -68,6 +74,9 @@ impl Guard {
     /// Returns whether a page of `origin` may open a WebSocket to `host`.
     #[must_use]
     pub fn admits_origin(&self, origin: &str, host: Option<&str>) -> bool {
+        if origin == NO_ORIGIN {
+            return self.files;
+        }
         let Ok(origin) = Url::parse(origin) else {
             return false;
         };
@@ -79,6 +88,27 @@ impl Guard {
             || self
                 .origins
                 .contains(&origin.origin().ascii_serialization())
+    }
+}
+
+/// Returns the first of `origins` by which others than this machine's people may come: `null`, which any
+/// site can make its page's, or the name of another host, under which a proxy may stand.
+#[must_use]
+pub fn first_from_elsewhere(origins: &[String]) -> Option<&str> {
+    let is_from_here = |origin: &str| {
+        let url = Url::parse(origin).ok();
+        url.is_some_and(|url| url.host().is_some_and(|host| is_local(&host)))
+    };
+    let mut origins = origins.iter().map(String::as_str);
+    origins.find(|origin| !is_from_here(origin))
+}
+
+/// Returns whether `host` is a name that this machine alone has.
+fn is_local(host: &Host<&str>) -> bool {
+    match host {
+        Host::Ipv4(address) => address.is_loopback(),
+        Host::Ipv6(address) => address.is_loopback(),
+        Host::Domain(name) => *name == "localhost" || name.ends_with(".localhost"),
     }
 }
 
@@ -156,6 +186,31 @@ mod tests {
         assert!(!admits("file://", ""));
         assert!(!admits("", ""));
         assert!(!guard.admits_origin("http://a", None));
+    }
+
+    #[test]
+    fn files_are_let_in_where_that_is_said() {
+        assert!(!guard(true, &["https://example.org"]).admits_origin("null", Some("localhost")));
+        assert!(guard(true, &["null"]).admits_origin("null", Some("localhost")));
+        assert!(!guard(true, &["null"]).admits_host(Some("null")));
+    }
+
+    #[test]
+    fn origins_of_this_machine_are_told_from_others() {
+        let first = |origins: &[&str]| {
+            let origins: Vec<String> = origins.iter().map(|&o| o.to_owned()).collect();
+            first_from_elsewhere(&origins).map(str::to_owned)
+        };
+        let local = [
+            "http://localhost:5173",
+            "http://127.0.0.1:5173",
+            "http://[::1]",
+            "http://cam.localhost",
+        ];
+        assert_eq!(first(&local), None);
+        for other in ["null", "https://cam.example.org", "http://192.0.2.1:5173"] {
+            assert_eq!(first(&[local[0], other]).as_deref(), Some(other));
+        }
     }
 
     #[test]

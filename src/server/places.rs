@@ -8,8 +8,8 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
@@ -35,14 +35,33 @@ pub struct Places {
 struct Place {
     network: IpAddr,
     inside: Arc<AtomicBool>,
+    carries: Carried,
     /// Dropping it tells the ticket.
     ticket: oneshot::Sender<Infallible>,
+}
+
+/// What a connection carries besides itself: whether that is in a room. It keeps the connection's place,
+/// too.
+#[derive(Clone, Debug, Default)]
+pub struct Carried(Arc<Mutex<Option<Arc<AtomicBool>>>>);
+
+impl Carried {
+    /// Notes what is carried from now on.
+    pub fn set(&self, inside: Arc<AtomicBool>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(inside);
+    }
+
+    fn is_inside(&self) -> bool {
+        let carried = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        carried.as_ref().is_some_and(|c| c.load(Ordering::Relaxed))
+    }
 }
 
 /// A connection's right to its place, which is free again once this is dropped.
 #[derive(Debug)]
 pub struct Ticket {
     inside: Arc<AtomicBool>,
+    carries: Carried,
     withdrawn: oneshot::Receiver<Infallible>,
 }
 
@@ -50,6 +69,11 @@ impl Ticket {
     /// Returns where to say whether the connection is in a room.
     pub fn inside(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.inside)
+    }
+
+    /// Returns where to say what the connection carries.
+    pub fn carries(&self) -> Carried {
+        self.carries.clone()
     }
 
     /// Waits until the place is given to a newcomer. Not to be asked again afterwards.
@@ -67,20 +91,27 @@ impl Places {
         if !address.is_loopback() && same >= MAX_CONNECTIONS_PER_NETWORK {
             return None;
         }
-        let is_outside = |place: &Place| !place.inside.load(Ordering::Relaxed);
+        let is_outside =
+            |place: &Place| !place.inside.load(Ordering::Relaxed) && !place.carries.is_inside();
         let outside = self.taken.iter().filter(|p| is_outside(p)).count();
         if outside >= MAX_OUTSIDE || self.taken.len() >= MAX_CONNECTIONS {
             let oldest = self.taken.iter().position(is_outside)?;
             self.taken.remove(oldest);
         }
         let inside = Arc::new(AtomicBool::new(false));
+        let carries = Carried::default();
         let (ticket, withdrawn) = oneshot::channel();
         self.taken.push(Place {
             network,
             inside: Arc::clone(&inside),
+            carries: carries.clone(),
             ticket,
         });
-        Some(Ticket { inside, withdrawn })
+        Some(Ticket {
+            inside,
+            carries,
+            withdrawn,
+        })
     }
 }
 
@@ -128,6 +159,20 @@ mod tests {
         assert!(inside.iter_mut().all(Ticket::is_valid));
         inside.pop();
         assert!(places.take(PROXY).is_some(), "a free place is taken again");
+    }
+
+    #[test]
+    fn a_connection_that_carries_somebody_inside_keeps_its_place_for_as_long() {
+        let mut places = Places::default();
+        let carried = Arc::new(AtomicBool::new(true));
+        let mut carrier = places.take(PROXY).unwrap();
+        carrier.carries().set(Arc::clone(&carried));
+        let idle: Vec<Ticket> = (0..256).filter_map(|_| places.take(PROXY)).collect();
+        assert!(carrier.is_valid());
+        carried.store(false, Ordering::Relaxed);
+        places.take(PROXY).unwrap();
+        assert!(!carrier.is_valid());
+        drop(idle);
     }
 
     #[test]

@@ -141,6 +141,11 @@ pub enum ServerMessage<'a> {
         #[serde(flatten)]
         inside: Inside<'a>,
     },
+    /// To those inside: the credentials that they were handed expire, these do later.
+    IceServers {
+        /// In the place of those of `Joined`.
+        ice_servers: &'a [IceServer],
+    },
     /// To the device.
     ViewerJoined {
         /// Who.

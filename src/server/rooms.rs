@@ -23,7 +23,8 @@ use super::protocol::{
     ClientMessage, Content, Inside, Join, PROTOCOL, Refusal, Role, ServerMessage, parse,
 };
 use crate::config::Secret;
-use crate::signaling::IceServer;
+use crate::signaling::MAX_MESSAGE_BYTES;
+use crate::turn::credentials::IceServers;
 
 /// How long a client may take to join.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,10 +73,13 @@ pub enum Output {
 pub struct Rooms {
     viewer_key: Secret,
     device_key: Secret,
-    ice_servers: Vec<IceServer>,
+    ice_servers: IceServers,
+    /// When the credentials of those inside are replaced by new ones.
+    renew_at: Option<Instant>,
     clients: HashMap<ClientId, Client>,
     rooms: HashMap<String, Room>,
     guesses: Guesses,
+    names_are_secret: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -133,16 +137,23 @@ struct Device {
 impl Rooms {
     /// Creates a server without rooms: they come and go with their people.
     #[must_use]
-    pub fn new(viewer_key: Secret, device_key: Secret, ice_servers: Vec<IceServer>) -> Self {
+    pub fn new(viewer_key: Secret, device_key: Secret, ice_servers: impl Into<IceServers>) -> Self {
         Self {
             viewer_key,
             device_key,
-            ice_servers,
+            ice_servers: ice_servers.into(),
+            renew_at: None,
             clients: HashMap::new(),
             rooms: HashMap::new(),
             guesses: Guesses::default(),
+            names_are_secret: false,
             outputs: VecDeque::new(),
         }
+    }
+
+    /// Keeps the rooms' names out of logs: for some clients they are the key.
+    pub const fn hide_names(&mut self) {
+        self.names_are_secret = true;
     }
 
     /// Takes a new connection.
@@ -222,9 +233,9 @@ impl Rooms {
         }
     }
 
-    /// Takes note that a client's message was over the limit and was not read.
+    /// Takes note that a client's message was over the limit and was not read, or cannot be passed on.
     pub fn handle_too_large(&mut self, client: ClientId) {
-        let message = format!("over {} bytes", crate::signaling::MAX_MESSAGE_BYTES);
+        let message = format!("over {MAX_MESSAGE_BYTES} bytes");
         self.refuse(client, &Refusal::new("too-large", message));
     }
 
@@ -242,6 +253,9 @@ impl Rooms {
 
     /// Tells the machine what time it is. Calling it early or twice does nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if self.renew_at.is_some_and(|at| at <= now) {
+            self.renew_credentials(now);
+        }
         let mut due: Vec<ClientId> = self
             .clients
             .iter()
@@ -270,6 +284,7 @@ impl Rooms {
         self.clients
             .values()
             .filter_map(|c| c.state.timeout())
+            .chain(self.renew_at)
             .min()
     }
 
@@ -319,16 +334,44 @@ impl Rooms {
             let in_a_row = self.guesses.wrong_key(guesser, now);
             if in_a_row.is_power_of_two() {
                 let device = guesser.device;
-                warn!(%address, room = join.room, device, in_a_row, "refused a wrong key");
+                warn!(%address, room = shown(self.names_are_secret, &join.room), device, in_a_row, "refused a wrong key");
             }
             let refusal = Refusal::new("wrong-key", "no such room for this key");
             self.refuse(client, &refusal);
             return;
         }
         self.guesses.right_key(guesser);
+        if self.renew_at.is_none() {
+            self.renew_at = self.ice_servers.renew_after().map(|after| now + after);
+        }
         match join.role {
             Role::Viewer => self.admit_viewer(client, join.room),
             Role::Device { instance } => self.admit_device(client, join.room, instance),
+        }
+    }
+
+    /// Those inside stay for months; what they were handed does not last that long.
+    fn renew_credentials(&mut self, now: Instant) {
+        let mut inside: Vec<(ClientId, String)> = Vec::new();
+        for (&client, Client { state, .. }) in &self.clients {
+            match state {
+                State::Viewer { .. } => inside.push((client, viewer_id(client))),
+                State::Device { .. } => inside.push((client, device_id(client))),
+                _ => {}
+            }
+        }
+        inside.sort_unstable();
+        let renew_after = self.ice_servers.renew_after();
+        self.renew_at = renew_after
+            .filter(|_| !inside.is_empty())
+            .map(|after| now + after);
+        for (client, id) in inside {
+            let ice_servers = &self.ice_servers.for_client(&id);
+            send(
+                &mut self.outputs,
+                client,
+                &ServerMessage::IceServers { ice_servers },
+            );
         }
     }
 
@@ -341,12 +384,15 @@ impl Rooms {
         }
         room.viewers.insert(client);
         let id = viewer_id(client);
-        info!(room = name, id, "viewer joined");
+        info!(
+            room = shown(self.names_are_secret, &name),
+            id, "viewer joined"
+        );
         let joined = ServerMessage::Joined {
             protocol: PROTOCOL,
             room: &name,
             id: &id,
-            ice_servers: &self.ice_servers,
+            ice_servers: &self.ice_servers.for_client(&id),
             inside: Inside::Device(room.device.as_ref().map(|d| d.instance.as_str())),
         };
         send(&mut self.outputs, client, &joined);
@@ -375,13 +421,13 @@ impl Rooms {
             Some(present) => Some(present.client),
             None => None,
         };
-        info!(room = name, "device joined");
-        let id = format!("d-{:016x}", client.0);
+        info!(room = shown(self.names_are_secret, &name), "device joined");
+        let id = device_id(client);
         let joined = ServerMessage::Joined {
             protocol: PROTOCOL,
             room: &name,
             id: &id,
-            ice_servers: &self.ice_servers,
+            ice_servers: &self.ice_servers.for_client(&id),
             inside: Inside::Viewers(room.viewers.iter().map(|v| viewer_id(*v)).collect()),
         };
         send(&mut self.outputs, client, &joined);
@@ -432,10 +478,15 @@ impl Rooms {
                 return;
             }
         };
+        let text = relayed.to_text();
+        if text.len() > MAX_MESSAGE_BYTES {
+            // With its sender's name in it, it would end the device's connection.
+            return self.handle_too_large(client);
+        }
         match self.rooms.get(room).and_then(|r| r.device.as_ref()) {
             Some(device) => self.outputs.push_back(Output::Send {
                 client: device.client,
-                text: relayed.to_text(),
+                text,
                 viewer: Some(client),
             }),
             None if matches!(content, Content::Offer(_) | Content::Call) => {
@@ -524,13 +575,16 @@ impl Rooms {
         };
         if room.viewers.remove(&client) {
             let id = viewer_id(client);
-            info!(room = name, id, reason, "viewer left");
+            info!(
+                room = shown(self.names_are_secret, &name),
+                id, reason, "viewer left"
+            );
             if let Some(device) = &room.device {
                 let news = ServerMessage::ViewerLeft { id: &id, reason };
                 send(&mut self.outputs, device.client, &news);
             }
         } else if room.device.as_ref().is_some_and(|d| d.client == client) {
-            info!(room = name, "device left");
+            info!(room = shown(self.names_are_secret, &name), "device left");
             room.device = None;
             for viewer in &room.viewers {
                 send(&mut self.outputs, *viewer, &ServerMessage::DeviceLeft);
@@ -557,11 +611,20 @@ impl State {
     }
 }
 
+/// Returns what a log may call a room.
+const fn shown(is_secret: bool, name: &str) -> &str {
+    if is_secret { "…" } else { name }
+}
+
 fn guesser(address: IpAddr, join: &Join) -> Guesser {
     Guesser {
         network: network_of(address),
         device: join.role != Role::Viewer,
     }
+}
+
+fn device_id(client: ClientId) -> String {
+    format!("d-{:016x}", client.0)
 }
 
 fn viewer_id(client: ClientId) -> String {

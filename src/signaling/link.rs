@@ -44,6 +44,12 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// throws us out again must not be asked three times a second.
 const STABLE: Duration = Duration::from_secs(5);
 
+/// How many reasons for being out of the room are told, until we are in it again.
+const MAX_TOLD: usize = 8;
+
+/// How long something that the server found wrong may be why it closes.
+const COMPLAINT_COUNTS: Duration = Duration::from_secs(5);
+
 /// How much of a server's error is passed on, in characters.
 const MAX_REASON_CHARS: usize = 200;
 
@@ -90,10 +96,10 @@ pub struct Link {
     state: State,
     backoff: Backoff,
     random: u64,
-    /// What people were told last, until that is over.
-    told: Option<Report>,
-    /// What the server found wrong last: it may be why it closes.
-    complaint: Option<String>,
+    /// What people were told since we were last in the room.
+    told: Vec<Report>,
+    /// What the server found wrong last, and when: it may be why it closes.
+    complaint: Option<(String, Instant)>,
     outputs: VecDeque<Output>,
 }
 
@@ -129,10 +135,16 @@ impl Link {
             },
             backoff: Backoff::new(FIRST_RETRY, MAX_RETRY),
             random: seed,
-            told: None,
+            told: Vec::new(),
             complaint: None,
             outputs: VecDeque::from([Output::Connect]),
         }
+    }
+
+    /// Returns whether we are in the room: others may be heard.
+    #[must_use]
+    pub const fn is_joined(&self) -> bool {
+        matches!(self.state, State::Joined { .. })
     }
 
     /// Takes note that the connection is up.
@@ -151,11 +163,13 @@ impl Link {
         if matches!(self.state, State::Waiting { .. } | State::Left) {
             return;
         }
-        let reason = match self.complaint.take() {
-            Some(complaint) => complaint,
+        let complaint = self.complaint.take();
+        let recent = complaint.filter(|(_, at)| now.duration_since(*at) <= COMPLAINT_COUNTS);
+        let reason = match recent {
+            Some((complaint, _)) => complaint,
             None => shortened(reason),
         };
-        self.retry(Report::Lost { reason }, MAX_RETRY, now);
+        self.retry(Some(Report::Lost { reason }), MAX_RETRY, now);
     }
 
     /// Takes note that anything arrived, be it a pong.
@@ -188,6 +202,13 @@ impl Link {
         if matches!(self.state, State::Joined { .. }) {
             self.adapter.handle_message(message, now);
             self.drain_adapter(now);
+        } else if matches!(
+            message,
+            RoomMessage::Connected { .. } | RoomMessage::Ended { .. }
+        ) {
+            // Whose media runs matters once we are back; nothing can be said of it now.
+            self.adapter.handle_message(message, now);
+            while self.adapter.poll_output().is_some() {}
         }
     }
 
@@ -221,7 +242,7 @@ impl Link {
             } => {
                 if announce_at.is_some_and(|at| at <= now) {
                     *announce_at = None;
-                    self.told = None;
+                    self.told.clear();
                     self.outputs.push_back(Output::Report(Report::Joined));
                 }
                 match keepalive.handle_timeout(now) {
@@ -289,7 +310,7 @@ impl Link {
                         announce_at: (!is_confirmed).then_some(now + SILENT_CONSENT),
                     };
                     if is_confirmed {
-                        self.told = None;
+                        self.told.clear();
                         self.outputs.push_back(Output::Report(Report::Joined));
                     }
                     self.event(RoomEvent::Joined { ice_servers });
@@ -304,18 +325,23 @@ impl Link {
                     };
                     let (code, message) = (shortened(&code), shortened(&message));
                     self.outputs.push_back(Output::Close);
-                    self.retry(Report::Refused { code, message }, max, now);
+                    self.retry(Some(Report::Refused { code, message }), max, now);
                     return;
                 }
                 dialect::Output::Complaint(complaint) => {
-                    self.complaint = Some(shortened(&complaint));
+                    self.complaint = Some((shortened(&complaint), now));
                 }
                 dialect::Output::Event(event) => self.event(event),
                 dialect::Output::Rejoin => {
                     // No loss that a person would care about.
-                    self.told.get_or_insert(Report::Joined);
                     self.outputs.push_back(Output::Close);
-                    self.retry(Report::Joined, MAX_RETRY, now);
+                    self.retry(None, MAX_RETRY, now);
+                    return;
+                }
+                dialect::Output::Lost { reason } => {
+                    self.outputs.push_back(Output::Close);
+                    let reason = shortened(&reason);
+                    self.retry(Some(Report::Lost { reason }), MAX_RETRY, now);
                     return;
                 }
             }
@@ -328,7 +354,7 @@ impl Link {
     }
 
     /// Tries again, after at most `max`.
-    fn retry(&mut self, report: Report, max: Duration, now: Instant) {
+    fn retry(&mut self, report: Option<Report>, max: Duration, now: Instant) {
         self.complaint = None;
         self.adapter.handle_closed();
         // What it still wanted to say is of the past.
@@ -339,8 +365,12 @@ impl Link {
             }
             self.event(RoomEvent::Disconnected);
         }
-        if !self.told.as_ref().is_some_and(|told| told.is_like(&report)) {
-            self.told = Some(report.clone());
+        // Somebody who mends one cause wants to hear of the next; but causes that take turns are said once.
+        if let Some(report) = report
+            && self.told.len() < MAX_TOLD
+            && !self.told.iter().any(|told| told.is_like(&report))
+        {
+            self.told.push(report.clone());
             self.outputs.push_back(Output::Report(report));
         }
         let random = self.next_random();
@@ -369,7 +399,6 @@ impl Report {
     /// Returns whether `other` is no news after this one.
     fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
-            // Somebody who mends one cause wants to hear of the next.
             (Self::Lost { reason: a }, Self::Lost { reason: b })
             | (Self::Refused { code: a, .. }, Self::Refused { code: b, .. }) => a == b,
             (Self::Joined, Self::Joined) => true,
@@ -497,7 +526,21 @@ mod tests {
             on_purpose: false,
         };
         let came = RoomEvent::ViewerJoined(viewer("v-3"));
-        assert_eq!(outputs[3..], [Output::Event(left), Output::Event(came)]);
+        let stayed = RoomEvent::StillThere(viewer("v-2"));
+        assert_eq!(outputs[3..], [left, came, stayed].map(Output::Event));
+    }
+
+    #[test]
+    fn who_stayed_is_named_so_that_it_can_be_told_what_became_of_its_media() {
+        let now = crate::clock::now();
+        let mut link = link(now);
+        enter(&mut link, r#""v-1","v-2""#, now);
+        link.handle_closed("reset", now);
+        let later = link.poll_timeout().unwrap();
+        link.handle_timeout(later);
+        let outputs = enter(&mut link, r#""v-2""#, later);
+        let stayed = Output::Event(RoomEvent::StillThere(viewer("v-2")));
+        assert_eq!(outputs.last(), Some(&stayed));
     }
 
     #[test]
@@ -668,5 +711,120 @@ mod tests {
         enter(&mut link, "", now);
         link.handle_text(&joined(r#""v-9""#), now);
         assert_eq!(drain(&mut link), [], "joined once");
+    }
+
+    fn link_of(dialect: Dialect, now: Instant) -> Link {
+        let join = Join {
+            room: "cam".to_owned(),
+            ..Join::default()
+        };
+        Link::new(Adapter::new(dialect, join), 1, now)
+    }
+
+    /// Connects whenever the link wants to, hears `texts`, and loses the connection if `closes`.
+    /// Returns what people were told, and how long each wait was.
+    fn attempts(
+        link: &mut Link,
+        texts: &[&str],
+        closes: bool,
+        mut now: Instant,
+    ) -> (Vec<Report>, Vec<Duration>) {
+        let mut reports = Vec::new();
+        let mut waits = Vec::new();
+        for _ in 0..50 {
+            link.handle_connected(now);
+            for text in texts {
+                link.handle_text(text, now);
+            }
+            if closes {
+                link.handle_closed("closed", now);
+            }
+            let outputs = drain(link);
+            reports.extend(outputs.into_iter().filter_map(|output| match output {
+                Output::Report(report) => Some(report),
+                _ => None,
+            }));
+            let until = link.poll_timeout().unwrap();
+            waits.push(until - now);
+            now = until;
+            link.handle_timeout(now);
+        }
+        (reports, waits)
+    }
+
+    const OPEN: &str = r#"0{"sid":"e","pingInterval":25000,"pingTimeout":20000,"maxPayload":9}"#;
+
+    #[test]
+    fn a_server_that_throws_us_out_is_told_once_with_its_reason() {
+        let now = crate::clock::now();
+        let mut link = link_of(Dialect::SocketioRooms, now);
+        let texts = [OPEN, r#"40{"sid":"s"}"#, "41"];
+        let (reports, waits) = attempts(&mut link, &texts, false, now);
+        assert!(matches!(&reports[..], [Report::Lost { .. }]), "{reports:?}");
+        assert!(
+            waits.iter().skip(10).sum::<Duration>() > S(300),
+            "{waits:?}"
+        );
+    }
+
+    #[test]
+    fn a_server_that_does_not_confirm_and_closes_is_never_said_to_be_joined() {
+        let start = crate::clock::now();
+        let mut link = link_of(Dialect::WsRooms, start);
+        let (reports, _) = attempts(&mut link, &[], true, start);
+        let reason = "closed".to_owned();
+        assert_eq!(reports, [Report::Lost { reason }]);
+        let now = start + S(3_600);
+        link.handle_connected(now);
+        assert!(!drain(&mut link).contains(&Output::Report(Report::Joined)));
+        link.handle_timeout(now + SILENT_CONSENT);
+        assert_eq!(drain(&mut link), [Output::Report(Report::Joined)]);
+    }
+
+    #[test]
+    fn a_full_room_is_said_once_and_asked_again_within_5_s() {
+        let now = crate::clock::now();
+        let mut link = link_of(Dialect::SocketioRooms, now);
+        let texts = [OPEN, r#"40{"sid":"s"}"#, r#"42["full"]"#];
+        let (reports, waits) = attempts(&mut link, &texts, false, now);
+        assert!(
+            matches!(&reports[..], [Report::Refused { code, .. }] if code == dialect::ROOM_FULL)
+        );
+        assert!(waits.iter().all(|wait| *wait <= MAX_FULL_RETRY));
+    }
+
+    #[test]
+    fn one_who_leaves_in_ayame_is_no_loss_to_speak_of() {
+        let now = crate::clock::now();
+        let mut link = link_of(Dialect::Ayame, now);
+        let texts = [r#"{"type":"accept"}"#, r#"{"type":"bye"}"#];
+        let (reports, _) = attempts(&mut link, &texts, false, now);
+        assert!(reports.iter().all(|report| *report == Report::Joined));
+    }
+
+    #[test]
+    fn reasons_that_take_turns_are_said_once_each() {
+        let mut now = crate::clock::now();
+        let mut link = link(now);
+        let mut reports = 0;
+        for n in 0..100 {
+            link.handle_closed(["refused", "unreachable"][n % 2], now);
+            let told = |o: &Output| matches!(o, Output::Report(_));
+            reports += drain(&mut link).into_iter().filter(told).count();
+            now = link.poll_timeout().unwrap();
+            link.handle_timeout(now);
+        }
+        assert_eq!(reports, 2);
+    }
+
+    #[test]
+    fn a_complaint_of_long_ago_is_not_why_a_connection_ends() {
+        let now = crate::clock::now();
+        let mut link = link(now);
+        enter(&mut link, "", now);
+        let complaint = r#"{"type":"error","code":"bad-message","message":"what"}"#;
+        link.handle_text(complaint, now);
+        link.handle_closed("reset", now + S(3_600));
+        assert!(drain(&mut link).contains(&lost("reset")));
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod backoff;
 pub mod dialect;
+pub mod flow;
 pub mod keepalive;
 pub mod link;
 pub mod server_url;
@@ -77,7 +78,7 @@ impl CandidateInit {
 }
 
 /// A STUN or TURN server (`RTCIceServer`, WebRTC §4.2.4).
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct IceServer {
     /// `stun:host:port`, `turn:host:port?transport=udp`, …
@@ -90,6 +91,16 @@ pub struct IceServer {
     pub credential: Option<String>,
 }
 
+impl std::fmt::Debug for IceServer {
+    /// Without the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IceServer")
+            .field("urls", &self.urls)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What happened in the room, from the link to the engine.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum RoomEvent {
@@ -98,11 +109,16 @@ pub enum RoomEvent {
         /// STUN and TURN servers that the room server hands out.
         ice_servers: Vec<IceServer>,
     },
+    /// Other STUN and TURN servers, in the place of those of `Joined`: their passwords expire.
+    IceServers(Vec<IceServer>),
     /// The connection to the room server is gone; the link is trying to get it back. Running media
     /// goes on.
     Disconnected,
     /// A viewer entered the room. It will offer, or ask for ours.
     ViewerJoined(ViewerId),
+    /// A viewer was in the room before we were out of it, and still is. It may not have heard what became
+    /// of its media.
+    StillThere(ViewerId),
     /// A viewer is to be offered a new peer connection.
     Call {
         /// Whom.

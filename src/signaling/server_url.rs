@@ -112,14 +112,15 @@ fn ask_for_socketio(url: &mut Url) {
 
 /// Returns what of `text` a log may show.
 fn quotable(text: &str) -> String {
-    let shown = text.split(['?', '#']).next().unwrap_or_default();
-    let shown = match shown.rsplit_once('@') {
+    // A password may itself hold what would end the address.
+    let shown = match text.rsplit_once('@') {
         Some((before, after)) => match before.split_once("://") {
             Some((scheme, _)) => format!("{scheme}://…@{after}"),
             None => format!("…@{after}"),
         },
-        None => shown.to_owned(),
+        None => text.to_owned(),
     };
+    let shown = shown.split(['?', '#']).next().unwrap_or_default();
     shown.chars().take(MAX_QUOTE_CHARS).collect()
 }
 

@@ -264,16 +264,7 @@ impl SocketIo {
     }
 
     fn handle_event(&mut self, payload: &str) {
-        // The id by which the server would like an acknowledgement.
-        let payload = payload.trim_start_matches(|c: char| c.is_ascii_digit());
-        let Ok(Value::Array(items)) = serde_json::from_str(payload) else {
-            return;
-        };
-        let mut items = items.into_iter();
-        if let Some(Value::String(name)) = items.next()
-            && name.len() <= MAX_NAME_BYTES
-        {
-            let args = items.take(MAX_ARGS).collect();
+        if let Some((name, args)) = read_event(payload) {
             self.tell(SocketIoEvent::Event { name, args });
         }
     }
@@ -330,14 +321,31 @@ pub fn disconnect() -> String {
     "41".to_owned()
 }
 
-fn split_first(text: &str) -> Option<(char, &str)> {
+/// Returns an event's name and its arguments, of which at most 8 are kept. `payload` is what follows the
+/// type of its packet and the namespace.
+pub(crate) fn read_event(payload: &str) -> Option<(String, Vec<Value>)> {
+    // The id by which the other side would like an acknowledgement.
+    let payload = payload.trim_start_matches(|c: char| c.is_ascii_digit());
+    let Ok(Value::Array(items)) = serde_json::from_str(payload) else {
+        return None;
+    };
+    let mut items = items.into_iter();
+    match items.next() {
+        Some(Value::String(name)) if name.len() <= MAX_NAME_BYTES => {
+            Some((name, items.take(MAX_ARGS).collect()))
+        }
+        _ => None,
+    }
+}
+
+pub(crate) fn split_first(text: &str) -> Option<(char, &str)> {
     let mut chars = text.chars();
     let first = chars.next()?;
     Some((first, chars.as_str()))
 }
 
 /// Returns what follows the namespace, where that is `/`, written or not.
-fn of_default_namespace(rest: &str) -> Option<&str> {
+pub(crate) fn of_default_namespace(rest: &str) -> Option<&str> {
     if !rest.starts_with('/') {
         return Some(rest);
     }

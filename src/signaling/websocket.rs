@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use url::Url;
 
 use super::dialect::{Adapter, Join};
+use super::flow::Flow;
 use super::link::{Link, Output, Report};
 use super::server_url::server_name;
 use super::{RoomEvent, RoomIndex, RoomMessage};
@@ -42,6 +43,8 @@ pub struct LinkOptions {
     pub dialect: Dialect,
     /// Which room.
     pub room: String,
+    /// Whether its name lets in whoever knows it: logs then call it by its number.
+    pub room_is_secret: bool,
     /// The key that the room server asks of devices.
     pub key: Secret,
     /// A random text that stays the same while this process runs.
@@ -74,14 +77,22 @@ pub async fn run_link(
         auth: options.auth,
         events: options.events,
     };
+    let room_name = if options.room_is_secret {
+        format!(" room #{}", room.0 + 1)
+    } else {
+        format!(" room {}", join.room)
+    };
     let seed = getrandom::u64().unwrap_or_else(|_| clock::unix_time().as_secs());
     let mut driver = Driver {
-        name: format!("{} room {}", server_name(&options.server), join.room),
+        name: format!("{}{}", server_name(&options.server), room_name),
         link: Link::new(Adapter::new(options.dialect, join), seed, clock::now()),
         endpoint: Endpoint::new(options.server, options.headers, options.authorities),
         connecting: None,
         socket: None,
         events: VecDeque::new(),
+        // Our own server sees to it that nobody says too much.
+        flow: (options.dialect != Dialect::Roomcam).then(|| Flow::new(clock::now())),
+        was_slowed: false,
     };
     loop {
         driver.perform().await;
@@ -116,6 +127,8 @@ struct Driver {
     socket: Option<Socket>,
     /// On their way to the engine.
     events: VecDeque<RoomEvent>,
+    flow: Option<Flow>,
+    was_slowed: bool,
 }
 
 impl Driver {
@@ -123,7 +136,19 @@ impl Driver {
     /// dropped at any point without losing anything.
     async fn next(&mut self) {
         let deadline = self.link.poll_timeout();
-        let may_read = self.events.is_empty();
+        let slowed = self
+            .flow
+            .as_ref()
+            .and_then(|flow| flow.poll_timeout(clock::now()));
+        if slowed.is_some() && !self.was_slowed {
+            self.was_slowed = true;
+            warn!(
+                server = self.name,
+                "the room says too much: it is read slower"
+            );
+        }
+        let may_read = self.events.is_empty() && slowed.is_none();
+        let deadline = [deadline, slowed].into_iter().flatten().min();
         tokio::select! {
             connected = async { Some(self.connecting.as_mut()?.await) }, if self.connecting.is_some() => {
                 self.connecting = None;
@@ -147,6 +172,11 @@ impl Driver {
 
     fn take(&mut self, message: Option<Result<Message, tungstenite::Error>>) {
         let now = clock::now();
+        if let Some(flow) = &mut self.flow
+            && self.link.is_joined()
+        {
+            flow.handle_message(now);
+        }
         match message {
             Some(Ok(Message::Text(text))) => self.link.handle_text(&text, now),
             Some(Ok(Message::Binary(bytes))) => self.link.handle_binary(&bytes, now),

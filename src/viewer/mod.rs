@@ -20,8 +20,10 @@
 //! | `pacer.rs`     | how fast queued frames leave                                  |
 //! | `keyframes.rs` | when the encoder is asked for a keyframe, over all viewers    |
 //! | `roster.rs`    | who may watch, how many, who is gone                          |
+//! | `verdict.rs`   | why a viewer does not connect                                 |
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,21 +31,28 @@ use crate::control::protocol::{self, Command, MAX_MESSAGES_PER_SECOND, ParseErro
 use crate::rtp::clock::{OPUS_CLOCK_HZ, RtpClock, VIDEO_CLOCK_HZ};
 use crate::rtp::{AudioFrame, VideoFrame};
 use crate::signaling::CandidateInit;
+use crate::turn::relays::Status;
 
 pub mod gate;
 pub mod keyframes;
 pub mod offer;
 pub mod pacer;
 pub mod roster;
+pub mod verdict;
 pub mod webrtc;
 
 use gate::{KeyframeGate, Verdict};
 use pacer::Pacer;
+use verdict::{Attempt, Verdict as Diagnosis};
 use webrtc::{Datagram, FrameHeader, Peer, PeerError, PeerEvent, PeerOptions};
 
 /// How long a viewer may take from its offer to a connection. Slow phones on bad networks take a
 /// few seconds; a viewer that cannot be reached is told so by its page.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// After how long a viewer is told why it does not connect, while it goes on trying: before its page
+/// gives up and begins anew, after 10 s.
+const STUCK_AFTER: Duration = Duration::from_secs(8);
 
 /// How long our offer may wait for an answer: somebody may have to permit a page its microphone first.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -74,6 +83,8 @@ pub enum Ended {
 pub enum ViewerEvent {
     /// Media can be sent.
     Connected,
+    /// It takes so long that something is wrong: ask [`Viewer::diagnosis`]. It may connect still.
+    Stuck,
     /// The control channel is open: tell it the state.
     ControlOpen,
     /// An accepted command; answer with [`Viewer::send_control`].
@@ -104,6 +115,10 @@ pub struct Viewer {
     connected: bool,
     ended: bool,
     connect_by: Instant,
+    /// `None` once it was said, or while nobody answered our offer.
+    stuck_at: Option<Instant>,
+    /// `None` once it is up.
+    attempt: Option<Attempt>,
     commands: CommandRate,
     events: VecDeque<ViewerEvent>,
 }
@@ -133,6 +148,8 @@ impl Viewer {
             connected: false,
             ended: false,
             connect_by: now + CONNECT_TIMEOUT,
+            stuck_at: Some(now + STUCK_AFTER),
+            attempt: Some(Attempt::default()),
             commands: CommandRate::new(now),
             events: VecDeque::new(),
         })
@@ -149,8 +166,9 @@ impl Viewer {
         candidates: &[String],
         now: Instant,
     ) -> Result<String, PeerError> {
-        for candidate in candidates {
-            self.peer.add_local_candidate(candidate)?;
+        self.add_candidates(candidates)?;
+        if let Some(attempt) = &mut self.attempt {
+            attempt.add_description(offer);
         }
         self.peer.answer(offer, now)
     }
@@ -161,10 +179,9 @@ impl Viewer {
     ///
     /// [`PeerError`], which is a bug of ours; end the session then.
     pub fn offer(&mut self, candidates: &[String], now: Instant) -> Result<String, PeerError> {
-        for candidate in candidates {
-            self.peer.add_local_candidate(candidate)?;
-        }
+        self.add_candidates(candidates)?;
         self.calling = true;
+        self.stuck_at = None;
         self.connect_by = now + ANSWER_TIMEOUT;
         self.peer.offer(now)
     }
@@ -178,23 +195,34 @@ impl Viewer {
         self.peer.accept(answer, now)?;
         self.calling = false;
         self.connect_by = now + CONNECT_TIMEOUT;
+        self.stuck_at = Some(now + STUCK_AFTER);
+        if let Some(attempt) = &mut self.attempt {
+            attempt.add_description(answer);
+        }
         Ok(())
     }
 
     /// Takes a candidate of the viewer's.
     pub fn handle_candidate(&mut self, candidate: &CandidateInit) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.add_theirs(&candidate.candidate);
+        }
         self.peer.add_remote_candidate(candidate);
     }
 
     /// Adds a candidate of ours that was found after the answer.
     pub fn add_local_candidate(&mut self, candidate: &str) {
-        if let Err(error) = self.peer.add_local_candidate(candidate) {
+        let candidates = std::slice::from_ref(&candidate);
+        if let Err(error) = self.add_candidates(candidates) {
             tracing::debug!(%error, "could not add our candidate");
         }
     }
 
     /// Takes a datagram from the viewer.
     pub fn handle_datagram(&mut self, datagram: Datagram, now: Instant) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.received(datagram.local, datagram.peer, &datagram.bytes);
+        }
         self.peer.handle_datagram(datagram, now);
         self.handle_peer_events(now);
     }
@@ -265,6 +293,10 @@ impl Viewer {
         self.peer.handle_timeout(now);
         self.handle_peer_events(now);
         self.send_queued(now);
+        if self.stuck_at.is_some_and(|at| at <= now) {
+            self.stuck_at = None;
+            self.events.push_back(ViewerEvent::Stuck);
+        }
         if !self.connected && now >= self.connect_by {
             self.end(if self.calling {
                 Ended::NeverAnswered
@@ -281,7 +313,7 @@ impl Viewer {
         }
         let connect_by = (!self.connected).then_some(self.connect_by);
         let queued = (!self.queue.is_empty()).then(|| self.pacer.next_at());
-        [self.peer.poll_timeout(), connect_by, queued]
+        [self.peer.poll_timeout(), connect_by, self.stuck_at, queued]
             .into_iter()
             .flatten()
             .min()
@@ -289,7 +321,23 @@ impl Viewer {
 
     /// Returns the next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Datagram> {
-        self.peer.poll_transmit()
+        let datagram = self.peer.poll_transmit()?;
+        if let Some(attempt) = &mut self.attempt {
+            attempt.sent(datagram.local, datagram.peer, &datagram.bytes);
+        }
+        Some(datagram)
+    }
+
+    /// Returns why it does not connect, as far as can be said. `relay` is what TURN has to offer,
+    /// `name_of` the network interface of an address of ours. `None` once it is connected.
+    #[must_use]
+    pub fn diagnosis(
+        &self,
+        relay: &Status,
+        name_of: impl Fn(IpAddr) -> Option<String>,
+    ) -> Option<Diagnosis> {
+        let attempt = self.attempt.as_ref()?;
+        Some(attempt.verdict(relay, name_of))
     }
 
     /// Returns the next thing the driver must act on.
@@ -313,6 +361,17 @@ impl Viewer {
     #[must_use]
     pub const fn dropped_frames(&self) -> u64 {
         self.gate.dropped()
+    }
+
+    fn add_candidates(&mut self, candidates: &[impl AsRef<str>]) -> Result<(), PeerError> {
+        for candidate in candidates {
+            let candidate = candidate.as_ref();
+            self.peer.add_local_candidate(candidate)?;
+            if let Some(attempt) = &mut self.attempt {
+                attempt.add_ours(candidate);
+            }
+        }
+        Ok(())
     }
 
     fn enqueue(&mut self, frame: &Arc<VideoFrame>, shown_at: Instant) {
@@ -348,6 +407,8 @@ impl Viewer {
             match event {
                 PeerEvent::Connected => {
                     self.connected = true;
+                    self.stuck_at = None;
+                    self.attempt = None;
                     self.events.push_back(ViewerEvent::Connected);
                 }
                 PeerEvent::ControlOpen => self.events.push_back(ViewerEvent::ControlOpen),

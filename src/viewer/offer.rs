@@ -46,6 +46,9 @@ pub enum OfferError {
     /// No ICE credentials or no DTLS fingerprint.
     #[error("the offer lacks ICE credentials or a DTLS fingerprint")]
     NoTransport,
+    /// Nothing that the device could send is wanted: it is another camera, or asks for data alone.
+    #[error("nothing is asked for: audio and video must be received, not only sent")]
+    NothingWanted,
     /// A video m-line without H.264 in packetization mode 1.
     #[error("the browser offered no H.264 (Firefox: enable its OpenH264 plugin)")]
     NoH264,
@@ -88,6 +91,9 @@ pub fn read(sdp: &str) -> Result<Offer, OfferError> {
     else {
         return Err(OfferError::NoTransport);
     };
+    if !wants_media(sdp) {
+        return Err(OfferError::NothingWanted);
+    }
     let wants_video = sdp
         .lines()
         .any(|line| line.starts_with("m=video ") && !line.starts_with("m=video 0 "));
@@ -98,6 +104,27 @@ pub fn read(sdp: &str) -> Result<Offer, OfferError> {
         session,
         ufrag: ufrag.to_owned(),
     })
+}
+
+/// Whether some line for picture or sound is open, and receives.
+fn wants_media(sdp: &str) -> bool {
+    let mut is_open = false;
+    let mut receives = true;
+    for line in sdp.lines() {
+        if let Some(media) = line.strip_prefix("m=") {
+            if is_open && receives {
+                return true;
+            }
+            let is_media = media.starts_with("audio ") || media.starts_with("video ");
+            is_open = is_media && media.split(' ').nth(1) != Some("0");
+            receives = true;
+        }
+        match line {
+            "a=sendonly" | "a=inactive" => receives = false,
+            _ => {}
+        }
+    }
+    is_open && receives
 }
 
 /// Whether some payload type is H.264 in packetization mode 1, Constrained Baseline or Baseline.
@@ -136,10 +163,14 @@ pub fn has_media(sdp: &str) -> bool {
     sdp.lines().any(|line| line.starts_with("m="))
 }
 
-/// Returns whether a description has data channels: a page of somebody else's asks for none.
+/// Returns whether an offer is one of our own page's, as far as it tells: it has a data channel, and
+/// nothing to show.
 #[must_use]
-pub fn has_data(sdp: &str) -> bool {
+pub fn is_own_page(sdp: &str) -> bool {
     sdp.lines().any(|line| line.starts_with("m=application "))
+        && !sdp
+            .lines()
+            .any(|line| matches!(line, "a=sendrecv" | "a=sendonly"))
 }
 
 /// Returns the ICE user name fragments of a description, ours or theirs.
@@ -186,6 +217,20 @@ mod tests {
         assert_eq!(read(&candidates), Err(OfferError::TooMany));
         let huge = OFFER.to_owned() + &"a".repeat(MAX_OFFER_BYTES);
         assert_eq!(read(&huge), Err(OfferError::TooLarge));
+    }
+
+    #[test]
+    fn another_camera_is_no_viewer() {
+        for direction in ["a=sendonly\r\n", "a=inactive\r\n"] {
+            let offer = OFFER.to_owned() + direction;
+            assert_eq!(read(&offer), Err(OfferError::NothingWanted));
+            let both = offer + "m=audio 9 X 111\r\na=recvonly\r\n";
+            assert!(read(&both).is_ok());
+        }
+        let rejected = OFFER.replace("m=video 9", "m=video 0");
+        assert_eq!(read(&rejected), Err(OfferError::NothingWanted));
+        let data = OFFER.replace("m=video", "m=application");
+        assert_eq!(read(&data), Err(OfferError::NothingWanted));
     }
 
     #[test]

@@ -15,8 +15,14 @@ use crate::signaling::{CandidateInit, Seat};
 /// Most sessions of one viewer: a running one and two attempts to replace it.
 pub const MAX_SESSIONS_PER_VIEWER: usize = 3;
 
-/// Most viewers with parked candidates.
+/// Most viewers with parked candidates; the one that began longest ago makes room.
 const MAX_PARKING_VIEWERS: usize = 256;
+
+/// Longest candidate that is looked at, in bytes. The longest of Chromium's have 250.
+const MAX_CANDIDATE_BYTES: usize = 1_024;
+
+/// Most offers of ours on the chance that wait to be answered; the oldest makes room.
+const MAX_UNANSWERED: usize = 16;
 
 /// Names one session, for as long as the process runs.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -55,7 +61,8 @@ pub struct Roster {
     max_viewers: usize,
     next: u64,
     sessions: BTreeMap<SessionId, Entry>,
-    parked: HashMap<Seat, Vec<CandidateInit>>,
+    /// With the number of sessions there had been when it began.
+    parked: HashMap<Seat, (u64, Vec<CandidateInit>)>,
     has_failed: bool,
 }
 
@@ -154,7 +161,12 @@ impl Roster {
         let (running, attempts): (Vec<_>, Vec<_>) = own
             .into_iter()
             .partition(|id| self.sessions.get(id).is_some_and(|e| e.connected));
-        let displaced: Vec<_> = attempts.into_iter().chain(running).take(too_many).collect();
+        let mut displaced: Vec<_> = attempts.into_iter().chain(running).take(too_many).collect();
+        let waits = |(_, e): &(&SessionId, &Entry)| e.offer.is_none() && !e.is_present;
+        if !is_present && self.sessions.iter().filter(waits).count() >= MAX_UNANSWERED {
+            let oldest = self.sessions.iter().find(waits).map(|(&id, _)| id);
+            displaced.extend(oldest.filter(|id| !displaced.contains(id)));
+        }
         for id in &displaced {
             self.sessions.remove(id);
         }
@@ -175,6 +187,11 @@ impl Roster {
 
     /// Returns the sessions a candidate belongs to, and keeps it for later where there is none yet.
     pub fn handle_candidate(&mut self, viewer: &Seat, candidate: &CandidateInit) -> Vec<SessionId> {
+        let texts = [&candidate.sdp_mid, &candidate.username_fragment];
+        let texts = texts.into_iter().flatten().map(String::len);
+        if candidate.candidate.len() + texts.sum::<usize>() > MAX_CANDIDATE_BYTES {
+            return Vec::new();
+        }
         let ufrag = candidate.ufrag();
         let own = self.sessions.iter_mut();
         let mut own = own.filter(|(_, e)| e.viewer == *viewer && e.offer.is_some());
@@ -192,12 +209,14 @@ impl Roster {
             }
             return taken;
         }
-        let parking = self.parked.len();
-        let parked = match self.parked.get_mut(viewer) {
-            Some(parked) => parked,
-            None if parking < MAX_PARKING_VIEWERS => self.parked.entry(viewer.clone()).or_default(),
-            None => return Vec::new(),
-        };
+        if !self.parked.contains_key(viewer) && self.parked.len() >= MAX_PARKING_VIEWERS {
+            let oldest = self.parked.iter().min_by_key(|(_, (began, _))| *began);
+            if let Some(oldest) = oldest.map(|(seat, _)| seat.clone()) {
+                self.parked.remove(&oldest);
+            }
+        }
+        let fresh = || (self.next, Vec::new());
+        let (_, parked) = self.parked.entry(viewer.clone()).or_insert_with(fresh);
         if parked.len() < MAX_CANDIDATES {
             parked.push(candidate.clone());
         }
@@ -209,7 +228,7 @@ impl Roster {
         let Some(entry) = self.sessions.get(&session) else {
             return Vec::new();
         };
-        let Some(parked) = self.parked.get_mut(&entry.viewer) else {
+        let Some((_, parked)) = self.parked.get_mut(&entry.viewer) else {
             return Vec::new();
         };
         let is_its = |candidate: &mut CandidateInit| {
@@ -245,6 +264,9 @@ impl Roster {
     pub fn handle_ended(&mut self, session: SessionId) -> Option<Seat> {
         let viewer = self.sessions.remove(&session)?.viewer;
         let was_last = self.entries_of(&viewer).next().is_none();
+        if was_last {
+            self.parked.remove(&viewer);
+        }
         was_last.then_some(viewer)
     }
 
@@ -268,6 +290,13 @@ impl Roster {
     #[must_use]
     pub fn viewer_of(&self, session: SessionId) -> Option<&Seat> {
         self.sessions.get(&session).map(|e| &e.viewer)
+    }
+
+    /// Returns whether a viewer receives media; `None` where it has no session at all.
+    #[must_use]
+    pub fn is_connected(&self, viewer: &Seat) -> Option<bool> {
+        let connected = self.entries_of(viewer).map(|entry| entry.connected);
+        connected.max()
     }
 
     /// Returns how many viewers there are, connected or connecting.
@@ -360,7 +389,10 @@ mod tests {
         let mut roster = Roster::new(8);
         let first = admit(&mut roster, "a", "1");
         let second = admit(&mut roster, "a", "2");
+        assert_eq!(roster.is_connected(&viewer("a")), Some(false));
         assert_eq!(roster.handle_connected(second), [first]);
+        assert_eq!(roster.is_connected(&viewer("a")), Some(true));
+        assert_eq!(roster.is_connected(&viewer("b")), None);
         assert_eq!((roster.viewers(), roster.connected_viewers()), (1, 1));
     }
 
@@ -486,6 +518,33 @@ mod tests {
         admit(&mut roster, "b", "1");
         let answered = roster.handle_answer(&viewer("a"), offer("2"));
         assert_eq!(answered, Answered::Full(session));
+    }
+
+    #[test]
+    fn a_huge_candidate_is_not_looked_at() {
+        let mut roster = Roster::new(1);
+        let session = admit(&mut roster, "a", "1");
+        let mut huge = candidate(None);
+        assert_eq!(roster.handle_candidate(&viewer("a"), &huge), [session]);
+        huge.candidate.push_str(&"x".repeat(MAX_CANDIDATE_BYTES));
+        assert_eq!(roster.handle_candidate(&viewer("a"), &huge), []);
+        roster.handle_candidate(&viewer("b"), &huge);
+        assert!(roster.parked.is_empty());
+    }
+
+    #[test]
+    fn offers_on_the_chance_make_room_for_each_other() {
+        let mut roster = Roster::new(1);
+        let mut displaced = 0;
+        for n in 0..100 {
+            let admitted = roster.handle_call(&viewer(&n.to_string()), false);
+            let Admitted::New { displaced: d, .. } = admitted else {
+                panic!("{admitted:?}");
+            };
+            displaced += d.len();
+        }
+        assert_eq!(displaced, 100 - MAX_UNANSWERED);
+        admit(&mut roster, "somebody", "1");
     }
 
     #[test]

@@ -40,8 +40,10 @@ use crate::config::Latency;
 use crate::signaling::CandidateInit;
 
 mod feedback;
+mod roles;
 
 use feedback::{FEEDBACK_TAP_SLOT, FeedbackTap};
+use roles::Roles;
 
 /// The data channel that carries `docs/control.md`.
 pub const CONTROL_CHANNEL: &str = "control";
@@ -53,6 +55,13 @@ const MAX_BUFFERED_CONTROL_BYTES: usize = 64 * 1024;
 /// The time between two connectivity checks: 20 ms instead of the usual 50–200 makes connecting
 /// feel instant, at the price of a few more packets in the first second.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How often a pair is checked before it is left to the viewer to check it: for a second. The viewer may
+/// have yet to learn our candidate, and a relay to be told of it.
+const MAX_CHECKS: u16 = 50;
+
+/// How long a relayed pair waits for a better one.
+const RELAY_WAIT: Duration = Duration::from_millis(500);
 
 /// How long a viewer may be silent before its path counts as broken, and then as gone: together
 /// below the 15 s in which a vanished viewer is noticed.
@@ -166,6 +175,7 @@ pub struct Peer {
     keyframe_wanted: Arc<AtomicBool>,
     playout_delay: bool,
     connected: bool,
+    roles: Roles,
     events: VecDeque<PeerEvent>,
     /// While connecting: STUN in front, `outgoing_stun` of it.
     outgoing: VecDeque<Datagram>,
@@ -228,7 +238,7 @@ impl Peer {
         }
         let settings = SettingEngineBuilder::new()
             .with_srtp_protection_profiles(profiles)
-            .with_ice_connection_attempts(Some(CHECK_INTERVAL), None)
+            .with_ice_connection_attempts(Some(CHECK_INTERVAL), Some(MAX_CHECKS))
             .with_ice_timeouts(
                 Some(DISCONNECTED_AFTER),
                 Some(FAILED_AFTER),
@@ -237,6 +247,7 @@ impl Peer {
             .with_host_acceptance_min_wait(Some(Duration::ZERO))
             .with_srflx_acceptance_min_wait(Some(Duration::ZERO))
             .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
+            .with_relay_acceptance_min_wait(Some(RELAY_WAIT))
             .build();
         let configuration = RTCConfigurationBuilder::new()
             .with_certificates(vec![options.certificate.0.clone()])
@@ -288,6 +299,7 @@ impl Peer {
             keyframe_wanted,
             playout_delay,
             connected: false,
+            roles: Roles::default(),
             events: VecDeque::new(),
             outgoing: VecDeque::new(),
             outgoing_stun: 0,
@@ -312,13 +324,15 @@ impl Peer {
     ///
     /// [`PeerError`] where `rtc` cannot make sense of it; the peer connection is of no use then.
     pub fn answer(&mut self, offer: &str, now: Instant) -> Result<String, PeerError> {
-        let offer = RTCSessionDescription::offer(offer.to_owned())?;
-        self.pc.set_remote_description(now, offer)?;
+        let description = RTCSessionDescription::offer(offer.to_owned())?;
+        self.pc.set_remote_description(now, description)?;
         self.only_send();
         let answer = self.pc.create_answer(None)?;
         self.pc.set_local_description(now, answer)?;
         self.read_negotiated_parameters();
-        self.local_description()
+        let answer = self.local_description()?;
+        self.roles.handle_descriptions(&answer, offer);
+        Ok(answer)
     }
 
     /// Returns an offer: audio, video and the control channel, send-only, with our candidates. Browsers
@@ -341,9 +355,11 @@ impl Peer {
     ///
     /// [`PeerError`] where `rtc` cannot make sense of it; the peer connection is of no use then.
     pub fn accept(&mut self, answer: &str, now: Instant) -> Result<(), PeerError> {
-        let answer = RTCSessionDescription::answer(answer.to_owned())?;
-        self.pc.set_remote_description(now, answer)?;
+        let description = RTCSessionDescription::answer(answer.to_owned())?;
+        self.pc.set_remote_description(now, description)?;
         self.read_negotiated_parameters();
+        self.roles
+            .handle_descriptions(&self.local_description()?, answer);
         Ok(())
     }
 
@@ -363,6 +379,11 @@ impl Peer {
 
     /// Takes a datagram from the viewer.
     pub fn handle_datagram(&mut self, datagram: Datagram, now: Instant) {
+        let conflict = if self.connected {
+            None
+        } else {
+            self.roles.handle_datagram(&datagram.bytes)
+        };
         let read = self.pc.handle_read(TaggedBytesMut {
             now,
             transport: TransportContext {
@@ -371,7 +392,7 @@ impl Peer {
                 ecn: None,
                 transport_protocol: TransportProtocol::UDP,
             },
-            message: datagram.bytes,
+            message: conflict.map_or(datagram.bytes, |check| BytesMut::from(&check[..])),
         });
         if let Err(error) = read {
             tracing::debug!(%error, "ignored a datagram");
@@ -423,12 +444,12 @@ impl Peer {
     /// Returns the next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Datagram> {
         if self.connected && self.outgoing.is_empty() {
-            return self.pc.poll_write().map(datagram);
+            return self.poll_write().map(datagram);
         }
         // While connecting, `rtc` puts our DTLS hello in front of the STUN response that makes the
         // viewer's side ready for it. A viewer that drops early hellos would wait a second for the
         // next one: STUN first.
-        while let Some(write) = self.pc.poll_write() {
+        while let Some(write) = self.poll_write() {
             let is_stun = write.message.first().is_some_and(|byte| *byte < 4);
             let at = if is_stun {
                 self.outgoing_stun += 1;
@@ -440,6 +461,16 @@ impl Peer {
         }
         self.outgoing_stun = self.outgoing_stun.saturating_sub(1);
         self.outgoing.pop_front()
+    }
+
+    /// Returns the next datagram of `rtc`'s that is to be sent.
+    fn poll_write(&mut self) -> Option<TaggedBytesMut> {
+        loop {
+            let write = self.pc.poll_write()?;
+            if self.connected || self.roles.may_send(&write.message) {
+                return Some(write);
+            }
+        }
     }
 
     /// Returns the next thing that happened.

@@ -114,15 +114,18 @@ pub enum WatchError {
     NoAnswer,
     /// No path between viewer and device.
     #[error(
-        "no connection to the device: tried {} with {}",
+        "no connection to the device: tried {} with {}{}{device}",
         list(local),
-        list(remote)
+        list(remote),
+        if device.is_empty() { "" } else { "; the device says: " }
     )]
     NoConnection {
         /// Our candidates.
         local: Vec<String>,
         /// The device's.
         remote: Vec<String>,
+        /// What it says of that; may be empty.
+        device: String,
     },
     /// Connected, but there is nothing to see.
     #[error("connected, but no whole frame came within {waited_s} s: {reason}")]
@@ -327,7 +330,10 @@ async fn connect(viewer: &mut Viewer, room: &str) -> Result<(), WatchError> {
 }
 
 fn no_connection(seen: Seen) -> WatchError {
+    let mut refusals = seen.refusals.into_iter();
+    let verdict = refusals.find(|refusal| refusal.from.as_deref() == Some("device"));
     WatchError::NoConnection {
+        device: verdict.map(|verdict| verdict.message).unwrap_or_default(),
         local: seen.local_candidates,
         remote: seen.remote_candidates,
     }

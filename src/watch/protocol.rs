@@ -96,6 +96,10 @@ pub enum FromRoom {
         /// The candidate.
         candidate: Option<CandidateInit>,
     },
+    /// Our peer connection is up, says the device.
+    Connected,
+    /// Our last peer connection is over, says the device.
+    Ended,
     /// Something was refused.
     Error(Refusal),
     /// Something of a later version.

@@ -332,7 +332,7 @@ impl Driver {
             }) => self.handle_candidate(candidate).await,
             Ok(FromRoom::Error(refusal)) => self.refuse(refusal),
             Ok(FromRoom::Candidate { candidate: None } | FromRoom::Joined { .. })
-            | Ok(FromRoom::Unknown)
+            | Ok(FromRoom::Connected | FromRoom::Ended | FromRoom::Unknown)
             | Err(_) => {}
         }
     }

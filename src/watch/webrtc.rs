@@ -47,6 +47,9 @@ const MAX_QUEUED_EVENTS: usize = 256;
 /// connecting takes.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How long a relayed pair waits for a better one.
+const RELAY_WAIT: Duration = Duration::from_millis(500);
+
 /// What a peer connection tells its viewer.
 pub(super) enum PeerEvent {
     /// A candidate of ours, for the device; `None` ends them.
@@ -101,6 +104,7 @@ impl Peer {
             .with_ice_connection_attempts(Some(CHECK_INTERVAL), None)
             .with_host_acceptance_min_wait(Some(Duration::ZERO))
             .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
+            .with_relay_acceptance_min_wait(Some(RELAY_WAIT))
             .with_srtp_protection_profiles(vec![
                 SrtpProtectionProfile::Srtp_Aead_Aes_128_Gcm,
                 SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_80,

@@ -2,9 +2,9 @@
 //
 //   NODE_PATH=$(./install) node server.js KIND [--port PORT] [OPTION…]
 //
-// Prints `listening PORT` and runs until it is killed or its standard input ends. The real
-// libraries do the work; what is here is the little that a tutorial adds to them, and no more: a
-// message that such a server would not survive ends this one, too.
+// Prints `listening PORT`, and `entered` for everyone who enters a room. Runs until it is killed or
+// its standard input ends. The real libraries do the work; what is here is the little that a tutorial
+// adds to them, and no more: a message that such a server would not survive ends this one, too.
 'use strict';
 
 const fs = require('node:fs');
@@ -12,12 +12,15 @@ const http = require('node:http');
 const path = require('node:path');
 const { parseArgs } = require('node:util');
 
+const players = require('./kinds/players');
+
 const KINDS = {
   'ws-rooms': require('./kinds/ws-rooms'),
   'ws-broadcast': require('./kinds/ws-broadcast'),
   'socketio-rooms': require('./kinds/socketio-rooms'),
   'socketio-calls': require('./kinds/socketio-calls'),
   ayame: require('./kinds/ayame'),
+  players,
 };
 
 const { values: options, positionals } = parseArgs({
@@ -42,6 +45,8 @@ const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.mjs': 'text/ja
 
 const server = http.createServer((request, response) => {
   const name = path.basename(new URL(request.url, 'http://localhost').pathname);
+  const script = players.script(name);
+  if (script) return response.writeHead(200, { 'Content-Type': TYPES['.js'] }).end(script);
   const file =
     name === 'ayame.mjs'
       ? require.resolve('@open-ayame/ayame-web-sdk')
@@ -52,7 +57,7 @@ const server = http.createServer((request, response) => {
     response.end(content);
   });
 });
-attach(server, options);
+attach(server, options, () => console.log('entered'));
 server.listen(Number(options.port), '127.0.0.1', () => {
   console.log(`listening ${server.address().port}`);
 });

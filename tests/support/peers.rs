@@ -3,15 +3,17 @@
 //! The servers are the real libraries under Node.js, the pages run in Chromium with a made-up camera
 //! and microphone. Neither knows anything of the device.
 
+use std::cell::Cell;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fantoccini::wd::WindowHandle;
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::sync::mpsc::{Receiver, channel};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::support::chromium::{Chromium, PATIENCE, Setup};
@@ -19,7 +21,10 @@ use crate::support::chromium::{Chromium, PATIENCE, Setup};
 const POLL_EVERY: Duration = Duration::from_millis(50);
 
 /// A picture moves when so many more were shown.
-const MOVING: u64 = 5;
+const MOVING: u64 = 4;
+
+/// Of what a server prints, how much may wait to be read.
+const MAX_LINES: usize = 100;
 
 /// A room server of `tests/peers/server.js`, which also serves the pages.
 #[derive(Debug)]
@@ -27,29 +32,41 @@ pub(crate) struct RoomServer {
     kind: Vec<String>,
     port: u16,
     process: Child,
+    /// What it printed.
+    output: Receiver<String>,
     /// The server ends when this does.
     _lifeline: ChildStdin,
 }
 
 impl RoomServer {
     /// Starts one on a free port: its kind, and options.
-    pub(crate) fn start(kind: &[&str]) -> Self {
-        Self::launch(kind.iter().map(|&word| word.to_owned()).collect(), 0)
+    pub(crate) async fn start(kind: &[&str]) -> Self {
+        Self::launch(kind.iter().map(|&word| word.to_owned()).collect(), 0).await
     }
 
     /// Kills it and starts it again on the same port: it remembers nothing.
-    pub(crate) fn start_again(self) -> Self {
+    pub(crate) async fn start_again(self) -> Self {
         let (kind, port) = (self.kind.clone(), self.port);
         drop(self);
-        Self::launch(kind, port)
+        Self::launch(kind, port).await
+    }
+
+    /// Waits until one more has entered a room.
+    pub(crate) async fn somebody_enters(&mut self) {
+        assert_eq!(self.line().await, "entered");
+    }
+
+    /// Returns where it is.
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
     }
 
     /// Returns the URL of one of its pages.
     pub(crate) fn page(&self, page: &str) -> String {
-        format!("http://127.0.0.1:{}/{page}", self.port)
+        format!("{}/{page}", self.url())
     }
 
-    fn launch(kind: Vec<String>, port: u16) -> Self {
+    async fn launch(kind: Vec<String>, port: u16) -> Self {
         let mut process = Command::new("node")
             .arg(sources().join("server.js"))
             .args(&kind)
@@ -61,18 +78,31 @@ impl RoomServer {
             .expect("node starts (Debian's package nodejs)");
         let lifeline = process.stdin.take().expect("it is piped");
         let output = process.stdout.take().expect("it is piped");
+        let (sender, receiver) = channel(MAX_LINES);
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                // full: lost, and the test that waits for it fails
+                sender.try_send(line).ok();
+            }
+        });
         let mut server = Self {
             kind,
             port,
             process,
+            output: receiver,
             _lifeline: lifeline,
         };
-        let mut line = String::new();
-        BufReader::new(output).read_line(&mut line).ok();
-        let port = line.trim().strip_prefix("listening ");
+        let line = server.line().await;
+        let port = line.strip_prefix("listening ");
         let port = port.and_then(|port| port.parse().ok());
-        server.port = port.expect("the server prints its port");
+        server.port = port.expect("the server prints its port first");
         server
+    }
+
+    async fn line(&mut self) -> String {
+        let line = tokio::time::timeout(PATIENCE, self.output.recv()).await;
+        let line = line.expect("the room server was to print something");
+        line.expect("the room server has ended")
     }
 }
 
@@ -129,6 +159,7 @@ impl Browser {
         Page {
             browser: self,
             window,
+            joined: Cell::new(roomcam::clock::now()),
         }
     }
 
@@ -143,7 +174,11 @@ impl Browser {
 pub(crate) struct Page<'b> {
     browser: &'b Browser,
     window: WindowHandle,
+    joined: Cell<Instant>,
 }
+
+/// How long no picture comes, for one to be sure that none will.
+const STOPPED: Duration = Duration::from_millis(250);
 
 /// What `instruments.js` tells of a page.
 #[derive(Clone, Debug, Deserialize)]
@@ -153,15 +188,27 @@ pub(crate) struct Report {
     pub(crate) errors: Vec<String>,
     /// The state of every peer connection that it ever made.
     pub(crate) connections: Vec<String>,
-    /// Pictures shown since it joined.
+    /// The state of their transports: a goodbye is seen there at once, above after seconds.
+    pub(crate) transports: Vec<String>,
+    /// Pictures shown since it joined, or since [`Page::picture_stops`].
     pub(crate) frames: u64,
-    /// From its joining to the first picture.
-    pub(crate) first_picture_after_ms: Option<f64>,
-    /// From the first picture until now.
-    pub(crate) first_picture_ago_ms: Option<f64>,
+    /// From the first of them until now.
+    first_picture_ago_ms: Option<f64>,
+    #[serde(skip, default = "roomcam::clock::now")]
+    read_at: Instant,
     pub(crate) audio_packets: u64,
     /// Grows with everything that is heard.
     pub(crate) audio_energy: f64,
+    /// Of the video that comes.
+    pub(crate) video_codec: Option<String>,
+}
+
+impl Report {
+    /// Returns when the first of the pictures was shown; there must be one.
+    pub(crate) fn first_picture_at(&self) -> Instant {
+        let ago = self.first_picture_ago_ms.expect("it has seen a picture");
+        self.read_at - Duration::from_secs_f64(ago / 1_000.0)
+    }
 }
 
 impl Page<'_> {
@@ -169,8 +216,14 @@ impl Page<'_> {
     /// server said.
     pub(crate) async fn join(&self, room: &str) -> Value {
         let room = Value::from(room);
+        self.joined.set(roomcam::clock::now());
         self.run(&format!("seen.restart(); return await join({room})"))
             .await
+    }
+
+    /// Returns when it last joined.
+    pub(crate) const fn joined(&self) -> Instant {
+        self.joined.get()
     }
 
     /// Presses the page's button to leave.
@@ -233,6 +286,20 @@ impl Page<'_> {
             .await;
         assert_eq!(report.errors, Vec::<String>::new());
         report
+    }
+
+    /// Waits until its picture stands still; what is shown later is counted anew.
+    pub(crate) async fn picture_stops(&self) {
+        let mut before = None;
+        self.wait_until("its picture stands still", |now| {
+            let (frames, at) = *before.get_or_insert((now.frames, now.read_at));
+            if now.frames > frames {
+                before = None;
+            }
+            now.frames == frames && now.read_at - at >= STOPPED
+        })
+        .await;
+        self.run("seen.restart()").await;
     }
 
     async fn turn_to(&self) -> MutexGuard<'_, Option<WindowHandle>> {

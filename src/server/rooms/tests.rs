@@ -1,4 +1,6 @@
 use super::*;
+use crate::config::{Turn, WebRtc};
+use crate::signaling::IceServer;
 
 const V: ClientId = ClientId(1);
 const W: ClientId = ClientId(2);
@@ -101,13 +103,46 @@ fn ice_servers_are_for_those_who_are_inside() {
         credential: Some("p".to_owned()),
     };
     let mut w = World::new();
-    w.rooms.ice_servers = vec![turn];
+    w.rooms.ice_servers = vec![turn].into();
     w.open(V);
     assert_eq!(w.say(V, &viewer_join("no")), [WRONG_KEY, "1 closed"]);
     let joined = w.device(D, "i").concat();
     let expected =
         r#""ice_servers":[{"urls":["turn:turn.example"],"username":"u","credential":"p"}]"#;
     assert!(joined.contains(expected), "{joined}");
+}
+
+#[test]
+fn who_stays_is_handed_new_credentials_before_the_old_ones_expire() {
+    let mut w = World::new();
+    let turn = Turn {
+        urls: vec!["turn:turn.example".to_owned()],
+        secret: Secret::new("north".to_owned()),
+        lifetime_s: 600,
+        ..Turn::default()
+    };
+    let webrtc = WebRtc {
+        turn,
+        ..WebRtc::default()
+    };
+    w.rooms.ice_servers = IceServers::new(&webrtc, || Duration::from_secs(5_000));
+    w.device(D, "i");
+    let joined = w.viewer(V).concat();
+    assert!(
+        joined.contains(r#""username":"5600:v-0000000000000001""#),
+        "{joined}"
+    );
+    assert!(w.pass(Duration::from_secs(299)).is_empty());
+    for _ in 0..3 {
+        let renewed = w.pass(Duration::from_secs(300)).join(" ");
+        for id in ["d-000000000000000d", "v-0000000000000001"] {
+            assert!(renewed.contains(&format!("5600:{id}")), "{renewed}");
+        }
+    }
+    w.rooms.handle_closed(V);
+    w.rooms.handle_closed(D);
+    w.pass(Duration::from_secs(300));
+    assert_eq!(w.rooms.poll_timeout(), None, "nobody is there");
 }
 
 #[test]
@@ -411,6 +446,25 @@ fn a_message_that_is_too_large_closes() {
     w.rooms.handle_too_large(V);
     let large = r#"1 {"type":"error","code":"too-large","message":"over 131072 bytes"}"#;
     assert_eq!(w.drain(), [large, "1 closed"]);
+}
+
+#[test]
+fn a_message_that_the_device_could_not_read_closes_its_viewer_and_not_the_device() {
+    let mut world = World::new();
+    world.device(D, "i");
+    world.viewer(V);
+    let largest = MAX_MESSAGE_BYTES - r#","from":"""#.len() - V_ID.len();
+    let told = world.say(V, &large_offer(largest));
+    assert_eq!(told[0].len(), "d ".len() + MAX_MESSAGE_BYTES);
+    world.now += Duration::from_secs(1);
+    assert_eq!(
+        world.say(V, &large_offer(largest + 1)),
+        [
+            r#"1 {"type":"error","code":"too-large","message":"over 131072 bytes"}"#.to_owned(),
+            format!(r#"d {{"type":"viewer-left","id":"{V_ID}","reason":"lost"}}"#),
+            "1 closed".to_owned(),
+        ]
+    );
 }
 
 #[test]

@@ -83,8 +83,13 @@ pub enum Output {
     Complaint(String),
     /// Something happened in the room.
     Event(RoomEvent),
-    /// Our place is lost or of no use: connect and join anew.
+    /// Our place is of no use any more, as it happens in this protocol: connect and join anew.
     Rejoin,
+    /// The server ended it, and why. Connect and join anew.
+    Lost {
+        /// For people.
+        reason: String,
+    },
 }
 
 /// How the device speaks one dialect in one room. Outlives the connections.

@@ -1,6 +1,7 @@
 //! What the rooms of two have in common: they name nobody, so whoever is there now is "the viewer".
 //!
-//! Each sign of a newcomer makes a new name; with the old one goes what its peer connections were.
+//! Only one who said good-bye is told from the next. Otherwise a newcomer may be the same page once
+//! more: what runs goes on until the new peer connection is up.
 //!
 //! Pure.
 

@@ -31,6 +31,9 @@ enum ServerMessage {
         ice_servers: Vec<Value>,
         viewers: Vec<ViewerId>,
     },
+    IceServers {
+        ice_servers: Vec<Value>,
+    },
     ViewerJoined {
         id: ViewerId,
     },
@@ -143,11 +146,7 @@ impl Roomcam {
             } if !self.is_joined => {
                 self.is_joined = true;
                 self.outputs.push_back(Output::Joined {
-                    ice_servers: ice_servers
-                        .iter()
-                        .filter_map(ice_server)
-                        .take(MAX_ICE_SERVERS)
-                        .collect(),
+                    ice_servers: read_ice_servers(&ice_servers),
                     is_confirmed: true,
                 });
                 self.meet(viewers);
@@ -162,6 +161,9 @@ impl Roomcam {
             // News from before the join, or a second one.
             ServerMessage::Joined { .. } => {}
             _ if !self.is_joined => {}
+            ServerMessage::IceServers { ice_servers } => {
+                self.event(RoomEvent::IceServers(read_ice_servers(&ice_servers)));
+            }
             ServerMessage::ViewerJoined { id: viewer } => {
                 let is_news = is_id(&viewer)
                     && self.viewers.len() < MAX_VIEWERS
@@ -245,7 +247,7 @@ impl Roomcam {
         self.outputs.pop_front()
     }
 
-    /// Tells who came and who left while we were away.
+    /// Tells who came, who left and who stayed while we were away.
     fn meet(&mut self, present: Vec<ViewerId>) {
         let present = present.into_iter().filter(is_id).take(MAX_VIEWERS);
         let present: BTreeSet<ViewerId> = present.collect();
@@ -257,6 +259,9 @@ impl Roomcam {
         for viewer in present.difference(&known).cloned() {
             self.event(RoomEvent::ViewerJoined(viewer));
         }
+        for viewer in present.intersection(&known).cloned() {
+            self.event(RoomEvent::StillThere(viewer));
+        }
     }
 
     fn event(&mut self, event: RoomEvent) {
@@ -266,6 +271,11 @@ impl Roomcam {
 
 fn is_id(viewer: &ViewerId) -> bool {
     (1..=MAX_VIEWER_ID_BYTES).contains(&viewer.0.len())
+}
+
+fn read_ice_servers(values: &[Value]) -> Vec<IceServer> {
+    let servers = values.iter().filter_map(ice_server);
+    servers.take(MAX_ICE_SERVERS).collect()
 }
 
 /// Reads an ICE server; fields we do not know are no reason to go without it.

@@ -48,6 +48,8 @@ pub struct SocketioCalls {
     join: Join,
     socket: SocketIo,
     is_joined: bool,
+    /// Our own socket id.
+    own: Option<ViewerId>,
     viewers: BTreeMap<ViewerId, Conversation>,
     /// Counts what was heard.
     heard: u64,
@@ -74,6 +76,7 @@ impl SocketioCalls {
             socket: SocketIo::new(None),
             join,
             is_joined: false,
+            own: None,
             viewers: BTreeMap::new(),
             heard: 0,
             outputs: VecDeque::new(),
@@ -184,7 +187,8 @@ impl SocketioCalls {
         }
         while let Some(event) = self.socket.poll_event() {
             match event {
-                SocketIoEvent::Connected { .. } => {
+                SocketIoEvent::Connected { sid } => {
+                    self.own = Some(ViewerId(sid));
                     let join = json!({"email": EMAIL, "room": self.join.room});
                     let text = socketio::event(&self.join.events.join, &[join]);
                     self.outputs.push_back(Output::Send(text));
@@ -194,8 +198,7 @@ impl SocketioCalls {
                     message,
                 }),
                 SocketIoEvent::Disconnected { reason } => {
-                    self.outputs.push_back(Output::Complaint(reason));
-                    self.outputs.push_back(Output::Rejoin);
+                    self.outputs.push_back(Output::Lost { reason });
                 }
                 SocketIoEvent::Event { name, args } => {
                     let content = args.first().unwrap_or(&Value::Null);
@@ -222,6 +225,10 @@ impl SocketioCalls {
         let Some(viewer) = viewer_of(field(from)) else {
             return;
         };
+        // There are servers that announce a newcomer to everyone, itself included.
+        if self.own.as_ref() == Some(&viewer) {
+            return;
+        }
         if name == events.joined {
             let conversation = self.hear(&viewer);
             *conversation = Conversation {
@@ -310,7 +317,8 @@ impl Conversation {
 fn call_for(viewer: &ViewerId) -> Output {
     Output::Event(RoomEvent::Call {
         viewer: viewer.clone(),
-        is_present: true,
+        // Nobody here says that they leave: one who came may be gone.
+        is_present: false,
     })
 }
 
@@ -331,6 +339,13 @@ mod tests {
 
     const NOTHING: &str = "v=0\r\no=- 9 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n";
     const SOMETHING: &str = "v=0\r\nm=audio 9 X 0\r\n";
+
+    fn called(id: &str) -> Output {
+        Output::Event(RoomEvent::Call {
+            viewer: viewer(id),
+            is_present: false,
+        })
+    }
 
     fn inside() -> Played {
         let (mut room, _) = Played::connected(Dialect::SocketioCalls);
@@ -359,7 +374,7 @@ mod tests {
     fn who_enters_is_called_by_its_id() {
         let mut room = inside();
         let newcomer = json!({"email": "e", "id": "s-1"});
-        assert_eq!(hear(&mut room, "user:joined", &newcomer), [call("s-1")]);
+        assert_eq!(hear(&mut room, "user:joined", &newcomer), [called("s-1")]);
         let sent = send(r#"42["user:call",{"offer":{"sdp":"ours","type":"offer"},"to":"s-1"}]"#);
         assert_eq!(room.say(&offer_to("s-1")), [sent]);
         let accepted = hear(&mut room, "call:accepted", &answer());
@@ -388,7 +403,7 @@ mod tests {
     fn a_page_that_adds_no_tracks_is_offered_after_1500_ms_and_its_own_offer_then_ignored() {
         let mut room = inside();
         hear(&mut room, "incomming:call", &offer(NOTHING));
-        let due = (REOFFER_WAIT, call("s-1"));
+        let due = (REOFFER_WAIT, called("s-1"));
         assert_eq!(room.wait(Duration::from_secs(5)), [due]);
         let sent =
             send(r#"42["peer:nego:needed",{"offer":{"sdp":"ours","type":"offer"},"to":"s-1"}]"#);
@@ -414,6 +429,12 @@ mod tests {
         hear(&mut room, "incomming:call", &offer(NOTHING));
         hear(&mut room, "call:accepted", &answer());
         assert_eq!(room.wait(Duration::from_secs(5)), []);
+    }
+
+    #[test]
+    fn the_device_does_not_call_itself() {
+        let mut room = inside();
+        assert_eq!(hear(&mut room, "user:joined", &json!({"id": "s"})), []);
     }
 
     #[test]

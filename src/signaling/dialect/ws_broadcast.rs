@@ -5,7 +5,7 @@
 //!
 //! Pure.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -15,11 +15,11 @@ use super::{Description, Output, to_text};
 use crate::signaling::{RoomEvent, RoomMessage, ViewerId};
 use crate::viewer::offer;
 
-/// How long our offer to whoever is there stands. A page answers within a second.
-const OFFER_STANDS: Duration = Duration::from_secs(10);
+/// How long our offer to whoever is there stands: a person may have to permit a page its microphone.
+const OFFER_STANDS: Duration = crate::viewer::ANSWER_TIMEOUT;
 
-/// How many viewers' ICE names are remembered: candidates come within seconds of a description.
-const MAX_UFRAGS: usize = 64;
+/// How many viewers' descriptions are remembered.
+const MAX_KNOWN: usize = 64;
 
 /// The device's side.
 #[derive(Debug)]
@@ -28,9 +28,19 @@ pub struct WsBroadcast {
     offers: u64,
     /// Our offer that nobody has answered yet, and until when it stands.
     offered: Option<(ViewerId, Instant)>,
-    /// ICE names of viewers, the newest last.
-    ufrags: VecDeque<(String, ViewerId)>,
+    /// Viewers' descriptions, the newest last.
+    known: VecDeque<Known>,
+    /// Whose media runs.
+    connected: BTreeSet<ViewerId>,
     outputs: VecDeque<Output>,
+}
+
+/// What a description tells of its peer connection.
+#[derive(Debug)]
+struct Known {
+    viewer: ViewerId,
+    session: String,
+    ufrag: String,
 }
 
 impl WsBroadcast {
@@ -38,7 +48,8 @@ impl WsBroadcast {
         Self {
             offers: 0,
             offered: None,
-            ufrags: VecDeque::new(),
+            known: VecDeque::new(),
+            connected: BTreeSet::new(),
             outputs: VecDeque::new(),
         }
     }
@@ -49,6 +60,10 @@ impl WsBroadcast {
             is_confirmed: false,
         });
         self.withdraw();
+        // Pages take an offer into the peer connection they have: what runs would stop.
+        if !self.connected.is_empty() {
+            return;
+        }
         self.offers += 1;
         let viewer = ViewerId(format!("called-{}", self.offers));
         self.offered = Some((viewer.clone(), now + OFFER_STANDS));
@@ -67,7 +82,11 @@ impl WsBroadcast {
             if let Some(sdp) = pair::sdp_of(description, "offer") {
                 // What is no offer is refused by the engine, in words.
                 let session = offer::session(&sdp).unwrap_or_default();
-                let viewer = ViewerId(format!("offer-{session}"));
+                let known = self.known.iter().rfind(|known| known.session == session);
+                let viewer = match known {
+                    Some(known) => known.viewer.clone(),
+                    None => ViewerId(format!("offer-{session}")),
+                };
                 self.remember(&sdp, &viewer);
                 self.event(RoomEvent::Offer { viewer, sdp });
             } else if let Some(sdp) = pair::sdp_of(description, "answer")
@@ -77,13 +96,12 @@ impl WsBroadcast {
                 self.event(RoomEvent::Answer { viewer, sdp });
             }
         } else if let Some(candidate) = message.get("candidate").and_then(pair::candidate_of) {
-            let newest = self.ufrags.back();
-            let viewer = match candidate.ufrag() {
-                Some(ufrag) => self.ufrags.iter().rev().find(|(u, _)| u == ufrag),
-                None => newest,
+            let known = match candidate.ufrag() {
+                Some(ufrag) => self.known.iter().rfind(|known| known.ufrag == ufrag),
+                None => self.known.back(),
             };
             // Descriptions come before candidates: others are of conversations that are not ours.
-            if let Some((_, viewer)) = viewer {
+            if let Some(Known { viewer, .. }) = known {
                 let viewer = viewer.clone();
                 self.event(RoomEvent::Candidate { viewer, candidate });
             }
@@ -98,9 +116,15 @@ impl WsBroadcast {
                 Some(candidate) => json!({"candidate": candidate}),
                 None => return,
             },
-            RoomMessage::Error { .. }
-            | RoomMessage::Connected { .. }
-            | RoomMessage::Ended { .. } => return,
+            RoomMessage::Connected { viewer } => {
+                self.connected.insert(viewer.clone());
+                return;
+            }
+            RoomMessage::Ended { viewer } => {
+                self.connected.remove(viewer);
+                return;
+            }
+            RoomMessage::Error { .. } => return,
         };
         self.outputs.push_back(Output::Send(to_text(&message)));
     }
@@ -135,12 +159,19 @@ impl WsBroadcast {
     }
 
     fn remember(&mut self, sdp: &str, viewer: &ViewerId) {
-        let ufrags: Vec<_> = offer::ufrags(sdp).take(1).map(str::to_owned).collect();
-        for ufrag in ufrags.into_iter().filter(|u| u.len() <= 256) {
-            self.ufrags.push_back((ufrag, viewer.clone()));
+        let (Some(session), Some(ufrag)) = (offer::session(sdp), offer::ufrags(sdp).next()) else {
+            return;
+        };
+        if ufrag.len() > 256 {
+            return;
         }
-        while self.ufrags.len() > MAX_UFRAGS {
-            self.ufrags.pop_front();
+        self.known.push_back(Known {
+            viewer: viewer.clone(),
+            session: session.to_owned(),
+            ufrag: ufrag.to_owned(),
+        });
+        while self.known.len() > MAX_KNOWN {
+            self.known.pop_front();
         }
     }
 
@@ -181,6 +212,38 @@ mod tests {
         assert_eq!(bus.hear(&text), [answered("called-1", &sdp)]);
         assert_eq!(bus.hear(&text), [], "one answer is enough");
         assert_eq!(bus.wait(Duration::from_secs(60)), []);
+        let (text, sdp) = description("offer", "7");
+        assert_eq!(
+            bus.hear(&text),
+            [offered("called-1", &sdp)],
+            "the same page"
+        );
+    }
+
+    #[test]
+    fn a_blip_of_our_connection_does_not_offer_into_calls_that_run() {
+        let mut bus = on_the_bus();
+        let connected = RoomMessage::Connected {
+            viewer: viewer("called-1"),
+        };
+        bus.say(&connected);
+        bus.adapter.handle_closed();
+        let outputs = bus.reconnect();
+        assert!(
+            !outputs
+                .iter()
+                .any(|o| matches!(o, Output::Event(RoomEvent::Call { .. })))
+        );
+        bus.say(&RoomMessage::Ended {
+            viewer: viewer("called-1"),
+        });
+        bus.adapter.handle_closed();
+        let outputs = bus.reconnect();
+        assert!(
+            outputs
+                .iter()
+                .any(|o| matches!(o, Output::Event(RoomEvent::Call { .. })))
+        );
     }
 
     #[test]
@@ -224,6 +287,6 @@ mod tests {
         let Adapter::WsBroadcast(adapter) = &bus.adapter else {
             panic!("{:?}", bus.adapter);
         };
-        assert_eq!(adapter.ufrags.len(), MAX_UFRAGS);
+        assert_eq!(adapter.known.len(), MAX_KNOWN);
     }
 }

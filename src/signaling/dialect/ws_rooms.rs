@@ -8,7 +8,7 @@
 //! alone ──ready──▶ waiting ──OFFER_WAIT──▶ we offer
 //!   ▲                │ offer                  │ offer
 //!   │                ▼                        ▼
-//!   └── (never) ── we answer ◀────────────────┘        ready at any time: a newcomer
+//!   └── (never) ── we answer ◀────────────────┘        ready at any time: once more
 //! ```
 //!
 //! Pure.
@@ -33,6 +33,9 @@ pub struct WsRooms {
     pair: Pair,
     /// When we offer.
     offer_at: Option<Instant>,
+    /// We were told that somebody is there, and have not offered since.
+    is_present: bool,
+    is_connected: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -42,11 +45,14 @@ impl WsRooms {
             room: join.room,
             pair: Pair::default(),
             offer_at: None,
+            is_present: false,
+            is_connected: false,
             outputs: VecDeque::new(),
         }
     }
 
     pub(super) fn handle_connected(&mut self, _now: Instant) {
+        self.offer_at = None;
         self.send(&json!({"type": "join", "room": self.room}));
         self.outputs.push_back(Output::Joined {
             ice_servers: Vec::new(),
@@ -70,8 +76,8 @@ impl WsRooms {
         let field = |name: &str| message.get(name).unwrap_or(&Value::Null);
         match field("type").as_str() {
             Some("ready") => {
-                let (_, left) = self.pair.replace();
-                self.outputs.extend(left.map(Output::Event));
+                // What runs goes on until the new connection is up, for it may be the same page.
+                self.is_present = true;
                 self.offer_at = Some(now + OFFER_WAIT);
             }
             Some("offer") => {
@@ -97,7 +103,7 @@ impl WsRooms {
         }
     }
 
-    pub(super) fn handle_message(&mut self, message: &RoomMessage, _now: Instant) {
+    pub(super) fn handle_message(&mut self, message: &RoomMessage, now: Instant) {
         if !self.pair.is(message.viewer()) {
             return;
         }
@@ -115,9 +121,19 @@ impl WsRooms {
                 }
                 None => return,
             },
-            RoomMessage::Error { .. }
-            | RoomMessage::Connected { .. }
-            | RoomMessage::Ended { .. } => return,
+            RoomMessage::Connected { .. } => {
+                self.is_connected = true;
+                return;
+            }
+            RoomMessage::Ended { .. } => {
+                // Somebody may still ask a person for the camera, and could not take our offer yet.
+                if !self.is_connected {
+                    self.offer_at = Some(now + OFFER_WAIT);
+                }
+                self.is_connected = false;
+                return;
+            }
+            RoomMessage::Error { .. } => return,
         };
         self.send(&message);
     }
@@ -130,7 +146,8 @@ impl WsRooms {
         if self.offer_at.is_some_and(|at| at <= now) {
             self.offer_at = None;
             let viewer = self.pair.viewer_or_new();
-            let is_present = true;
+            let is_present = self.is_present;
+            self.is_present = false;
             self.event(RoomEvent::Call { viewer, is_present });
         }
     }
@@ -199,22 +216,45 @@ mod tests {
     }
 
     #[test]
-    fn each_ready_is_somebody_new() {
+    fn media_goes_on_through_a_second_ready_until_the_new_connection_is_up() {
         let mut room = inside();
         room.hear(READY);
-        assert_eq!(room.hear(READY), [left("peer-1")]);
-        assert_eq!(room.hear(OFFER), [offered("peer-2", "theirs")]);
-        assert_eq!(room.say(&answer_to("peer-1")), [], "it is gone");
-    }
-
-    #[test]
-    fn who_comes_after_a_lost_connection_is_somebody_new_too() {
-        let mut room = inside();
-        room.hear(READY);
+        room.hear(OFFER);
+        assert_eq!(room.hear(READY), [], "nobody is cut off");
+        assert_eq!(room.hear(OFFER), [offered("peer-1", "theirs")]);
         room.adapter.handle_closed();
         assert_eq!(room.wait(Duration::from_secs(60)), []);
         room.reconnect();
-        assert_eq!(room.hear(READY), [left("peer-1")]);
+        assert_eq!(room.hear(READY), []);
+        let due = (OFFER_WAIT, call("peer-1"));
+        assert_eq!(room.wait(Duration::from_secs(60)), [due]);
+    }
+
+    #[test]
+    fn a_page_that_could_not_take_our_offer_is_offered_again_and_again_but_nothing_is_kept_awake() {
+        let mut room = inside();
+        let viewer = viewer("peer-1");
+        let ended = RoomMessage::Ended {
+            viewer: viewer.clone(),
+        };
+        room.hear(READY);
+        room.wait(OFFER_WAIT);
+        for _ in 0..3 {
+            assert_eq!(room.say(&ended), []);
+            let again = Output::Event(RoomEvent::Call {
+                viewer: viewer.clone(),
+                is_present: false,
+            });
+            let due = (OFFER_WAIT, again);
+            assert_eq!(room.wait(Duration::from_secs(60)), [due]);
+        }
+        room.say(&RoomMessage::Connected { viewer });
+        room.say(&ended);
+        assert_eq!(
+            room.wait(Duration::from_secs(60)),
+            [],
+            "it watched, and went"
+        );
     }
 
     #[test]

@@ -27,9 +27,13 @@ use crate::signaling::MAX_MESSAGE_BYTES;
 /// Buffer for reading, in bytes: a description fits.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// How long one address of several may take. A home whose IPv6 leads nowhere is still reached by IPv4
-/// within the time that connecting may take in all.
-const ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest message that is read, in bytes, to be ignored from [`MAX_MESSAGE_BYTES`] on: servers pass on what
+/// others in a room say, and nobody there should be able to end our connection.
+const MAX_READ_BYTES: usize = 8 * MAX_MESSAGE_BYTES;
+
+/// How long all addresses of a name may take, if there are several. A home whose IPv6 leads nowhere is
+/// still reached by IPv4 within the time that connecting may take in all, which is 10 s.
+const ADDRESSES_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How many addresses of a name are tried.
 const MAX_ADDRESSES: usize = 8;
@@ -123,8 +127,8 @@ impl Endpoint {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER_BYTES)
             .write_buffer_size(0)
-            .max_message_size(Some(MAX_MESSAGE_BYTES))
-            .max_frame_size(Some(MAX_MESSAGE_BYTES));
+            .max_message_size(Some(MAX_READ_BYTES))
+            .max_frame_size(Some(MAX_READ_BYTES));
         client_async_tls_with_config(request, stream, Some(config), Some(connector))
             .await
             .map(|(socket, _response)| socket)
@@ -168,7 +172,8 @@ impl Endpoint {
             let connecting = TcpStream::connect(address);
             let connected = if addresses.len() > 1 {
                 let late = |_| Err(io::ErrorKind::TimedOut.into());
-                timeout(ADDRESS_TIMEOUT, connecting)
+                let share = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+                timeout(ADDRESSES_TIMEOUT / share, connecting)
                     .await
                     .unwrap_or_else(late)
             } else {

@@ -1,6 +1,6 @@
-//! Which TLS certificates of a room server are believed: those that a CA of the system or of
-//! `room.ca_file` has signed, and those that stand in `room.ca_file` themselves. Always for the name
-//! in the address, and never any other.
+//! Which TLS certificates of room servers and TURN servers are believed: those that a CA of the system
+//! or of `room.ca_file` has signed, and those that stand in `room.ca_file` themselves. Always for the
+//! name in the address, and never any other.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -120,7 +120,8 @@ impl Authorities {
     /// # Errors
     ///
     /// There are no certificates at all.
-    pub(super) fn client_config(&self) -> Result<ClientConfig, NoAuthorities> {
+    pub(crate) fn client_config(&self) -> Result<ClientConfig, NoAuthorities> {
+        super::choose_cryptography();
         let system = rustls_native_certs::load_native_certs();
         if !system.errors.is_empty() {
             debug!(errors = ?system.errors, "some certificates of the system cannot be read");
@@ -142,7 +143,7 @@ impl Authorities {
 
 /// Neither the system nor the configuration has a CA certificate.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct NoAuthorities;
+pub(crate) struct NoAuthorities;
 
 /// The usual verification, and a little more: `openssl req -x509` makes a certificate for a server
 /// that calls itself a CA. Such a one is nobody's proof of anything, unless that very certificate was

@@ -9,7 +9,7 @@ const WebSocket = require('ws');
 const PING_EVERY_MS = 5_000;
 const PONG_WITHIN_MS = 60_000;
 
-module.exports = (http, { key }) => {
+module.exports = (http, { key }, entered) => {
   const rooms = new Map();
 
   new WebSocket.Server({ server: http, path: '/signaling' }).on('connection', (socket) => {
@@ -31,6 +31,7 @@ module.exports = (http, { key }) => {
       roomId = message.roomId;
       room = members.add(socket);
       rooms.set(roomId, room);
+      entered();
       say({
         type: 'accept',
         connectionId: randomUUID(),

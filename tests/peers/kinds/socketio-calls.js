@@ -13,13 +13,14 @@ const RELAYED = [
   ['peer:ice:candidate', 'peer:ice:candidate', 'candidate'],
 ];
 
-module.exports = (http, { version }) => {
+module.exports = (http, { version }, entered) => {
   const io = listen(http, version);
 
   io.on('connection', (socket) => {
     socket.on('room:join', ({ email, room }) => {
       io.to(room).emit('user:joined', { email, id: socket.id });
       socket.join(room);
+      entered();
       socket.emit('room:join', { email, room });
     });
     for (const [sent, arrives, field] of RELAYED) {

@@ -4,7 +4,7 @@
 
 const listen = require('./socketio');
 
-module.exports = (http, { version, leave }) => {
+module.exports = (http, { version, leave }, entered) => {
   const io = listen(http, version);
   const members = (room) => {
     const { rooms } = io.sockets.adapter;
@@ -16,6 +16,7 @@ module.exports = (http, { version, leave }) => {
       const before = members(room);
       if (before >= 2) return socket.emit('full');
       socket.join(room);
+      entered();
       socket.emit(before === 0 ? 'created' : 'joined');
     });
     socket.on('ready', (room) => socket.to(room).emit('ready'));

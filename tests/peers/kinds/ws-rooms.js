@@ -3,7 +3,7 @@
 // they leave as binary frames; 7 keeps them text.
 'use strict';
 
-module.exports = (http, { version = '8' }) => {
+module.exports = (http, { version = '8' }, entered) => {
   const WebSocket = require(version === '7' ? 'ws-7' : 'ws');
   const rooms = new Map();
 
@@ -14,6 +14,7 @@ module.exports = (http, { version = '8' }) => {
       const room = rooms.get(message.room);
       if (message.type === 'join') {
         room.add(socket);
+        entered();
         if (room.size === 2) {
           const ready = JSON.stringify({ type: 'ready', room: message.room });
           for (const member of room) member.send(ready);

@@ -1,6 +1,9 @@
 // What a test reads of a page, without the page knowing: loaded before the page's own script.
 'use strict';
 
+// Where the page's room server is: there where the page comes from, unless its address says `?server=`.
+const roomServer = new URLSearchParams(location.search).get('server') ?? location.host;
+
 const seen = {
   // What the page did not catch.
   errors: [],
@@ -9,26 +12,24 @@ const seen = {
   // Pictures shown in #remote since the last call of restart(), and when the first of them was.
   frames: 0,
   firstPictureAt: null,
-  startedAt: 0,
 
   restart() {
     seen.frames = 0;
     seen.firstPictureAt = null;
-    seen.startedAt = performance.now();
   },
 
   async report() {
     const report = {
       errors: seen.errors,
       connections: seen.connections.map((connection) => connection.connectionState),
+      transports: seen.connections.map(
+        (connection) => connection.getReceivers()[0]?.transport?.state ?? 'new',
+      ),
       frames: seen.frames,
-      firstPictureAfterMs: seen.firstPictureAt && seen.firstPictureAt - seen.startedAt,
       firstPictureAgoMs: seen.firstPictureAt && performance.now() - seen.firstPictureAt,
       audioPackets: 0,
       audioEnergy: 0,
       videoCodec: null,
-      // Packets that the other one was sent.
-      sentPackets: 0,
     };
     for (const connection of seen.connections) {
       if (connection.connectionState !== 'connected') continue;
@@ -41,7 +42,6 @@ const seen = {
         if (s.type === 'inbound-rtp' && s.kind === 'video' && s.packetsReceived > 0) {
           report.videoCodec = stats.get(s.codecId)?.mimeType;
         }
-        if (s.type === 'outbound-rtp') report.sentPackets += s.packetsSent;
       }
     }
     return report;
