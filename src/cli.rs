@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, Dialect, Secret};
+use crate::keys;
 use crate::watch::{WatchOptions, invitation::Invitation};
 
 /// Watch this machine's camera and microphone from any browser, over WebRTC.
@@ -35,10 +36,12 @@ pub enum Command {
     Devices(Devices),
     /// Check a configuration, camera and microphone, and say what is wrong.
     Check(Check),
+    /// Print the link to the page, with the key, and a QR code of it.
+    Url(Url),
 }
 
 /// `roomcam run`
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Run {
     /// Configuration file; without one, the defaults.
     #[arg(long, value_name = "FILE")]
@@ -64,7 +67,7 @@ pub struct Run {
 }
 
 /// `roomcam demo`
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Demo {
     /// Where the page and the room server listen; port 0 is any free one.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
@@ -78,7 +81,7 @@ pub struct Demo {
 }
 
 /// Where pictures and sound come from.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Sources {
     /// auto, a device path, a by-id name, a card name, pattern, file:PATH or none.
     #[arg(long, value_name = "SPEC")]
@@ -135,6 +138,14 @@ pub struct Check {
     pub config: Option<PathBuf>,
 }
 
+/// `roomcam url`
+#[derive(Debug, Args)]
+pub struct Url {
+    /// Configuration file; without one, that of the installed service, or else the defaults.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
 impl Sources {
     fn apply(self, config: &mut Config) {
         if let Some(video) = self.video {
@@ -153,7 +164,7 @@ impl Run {
     ///
     /// [`ConfigError`] for the file, or for a flag's value.
     pub fn into_config(self) -> Result<Config, ConfigError> {
-        let mut config = load(self.config.as_ref())?;
+        let mut config = load_with_credentials(self.config.as_ref())?;
         self.sources.apply(&mut config);
         if let Some(listen) = self.listen {
             config.server.listen = listen;
@@ -200,7 +211,7 @@ impl Serve {
     ///
     /// [`ConfigError`] for the file.
     pub fn into_config(self) -> Result<Config, ConfigError> {
-        let mut config = load(self.config.as_ref())?;
+        let mut config = load_with_credentials(self.config.as_ref())?;
         if let Some(listen) = self.listen {
             config.server.listen = listen;
         }
@@ -226,6 +237,21 @@ impl From<Watch> for WatchOptions {
 /// [`ConfigError`] for the file.
 pub fn load(path: Option<&PathBuf>) -> Result<Config, ConfigError> {
     path.map_or_else(|| Ok(Config::default()), |path| Config::load(path))
+}
+
+/// As [`load`]; keys that it leaves empty are those that systemd hands over, if it does.
+fn load_with_credentials(path: Option<&PathBuf>) -> Result<Config, ConfigError> {
+    let mut config = load(path)?;
+    let Config { room, server, .. } = &mut config;
+    for (name, key) in [
+        ("room.key", &mut room.key),
+        ("server.device_key", &mut server.device_key),
+    ] {
+        if key.is_empty() {
+            *key = keys::credential(name)?.unwrap_or_default();
+        }
+    }
+    Ok(config)
 }
 
 #[cfg(test)]

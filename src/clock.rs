@@ -26,13 +26,9 @@ pub fn unix_time() -> Duration {
         .unwrap_or_default()
 }
 
-/// Converts a driver's `CLOCK_MONOTONIC` timestamp to an `Instant`.
-///
-/// Some drivers stamp slightly in the future, others leave zero: the result is never later than
-/// now, and an age of more than ten seconds counts as "no timestamp", which means now.
+/// Returns the time on the monotonic clock as a number, for those outside who count on it.
 #[must_use]
-pub fn from_monotonic(timestamp: Duration) -> Instant {
-    const OLDEST: Duration = Duration::from_secs(10);
+pub fn monotonic() -> Duration {
     let mut spec = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -40,13 +36,23 @@ pub fn from_monotonic(timestamp: Duration) -> Instant {
     #[expect(unsafe_code, reason = "std does not expose the raw monotonic time")]
     // SAFETY: `spec` is a valid, writable timespec for the duration of the call.
     let status = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut spec) };
-    let now = Instant::now();
     if status != 0 {
-        return now;
+        return Duration::ZERO;
     }
     let seconds = u64::try_from(spec.tv_sec).unwrap_or_default();
     let nanos = u32::try_from(spec.tv_nsec).unwrap_or_default();
-    let age = Duration::new(seconds, nanos).saturating_sub(timestamp);
+    Duration::new(seconds, nanos)
+}
+
+/// Converts a driver's `CLOCK_MONOTONIC` timestamp to an `Instant`.
+///
+/// Some drivers stamp slightly in the future, others leave zero: the result is never later than
+/// now, and an age of more than ten seconds counts as "no timestamp", which means now.
+#[must_use]
+pub fn from_monotonic(timestamp: Duration) -> Instant {
+    const OLDEST: Duration = Duration::from_secs(10);
+    let now = Instant::now();
+    let age = monotonic().saturating_sub(timestamp);
     if age > OLDEST {
         return now;
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::keys::KeyError;
 use crate::signaling::IceServer;
 use crate::turn::url::{TurnUrl, stun_host};
 
@@ -441,6 +442,9 @@ pub enum ConfigError {
         /// The legal values, in words.
         legal: &'static str,
     },
+    /// A secret that systemd handed over cannot be read.
+    #[error(transparent)]
+    Credential(#[from] KeyError),
     /// A header that cannot be sent to a room server.
     #[error("room.headers: {name}: {problem}")]
     Header {

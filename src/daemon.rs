@@ -3,11 +3,13 @@
 //! ```text
 //! threads: main (room server, link, signals) · engine (media) · video · audio
 //! start:   room server → capture threads → engine → link → READY=1
+//! alive:   engine's pulse, capture threads not hung → WATCHDOG=1
+//! reload:  SIGHUP → configuration read again → capture threads, or a word about the next start
 //! stop:    STOPPING=1 → viewers told → room left → threads joined → exit 0, within 2 s
 //! ```
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -17,10 +19,12 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::audio::capture::AudioRequest;
-use crate::config::{CallEvents, Config, Dialect, Headers, Secret};
+use crate::config::{self, CallEvents, Config, ConfigError, Dialect, Headers, Secret};
 use crate::control::SourceStatus;
 use crate::engine::{EngineChannels, EngineError, EngineOptions, Pulse};
 use crate::keys::{self, KeyError};
+use crate::page::{self, Page};
+use crate::progress::Progress;
 use crate::rtp::{AudioFrame, VideoFrame};
 use crate::server::pairing::private::Tutorials;
 use crate::server::{Server, ServerError, ServerOptions};
@@ -30,7 +34,7 @@ use crate::signaling::{RoomEvent, RoomIndex, RoomMessage};
 use crate::systemd::Notifier;
 use crate::turn::credentials::IceServers;
 use crate::video::capture::CaptureRequest;
-use crate::{audio, clock, engine, interfaces, video};
+use crate::{audio, clock, engine, reload, video};
 
 /// Video frames between capture and engine. The engine takes each at once; a sixth of a second at
 /// 90 fps is for a machine that stumbles.
@@ -80,14 +84,19 @@ pub enum DaemonError {
     ThreadEnded,
 }
 
-/// Runs the daemon until it is told to stop.
+/// Runs the daemon until it is told to stop. `read_again` gives the configuration once more, when it
+/// is told to reload.
 ///
 /// # Errors
 ///
 /// [`DaemonError`], where it cannot start, or where it ended by itself.
-pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
+pub async fn run(
+    mut config: Config,
+    mode: Mode,
+    read_again: impl Fn() -> Result<Config, ConfigError>,
+) -> Result<(), DaemonError> {
     let notifier = Notifier::from_env();
-    let mut stop = StopSignals::new()?;
+    let mut signals = Signals::new()?;
     let (shutdown, shut) = watch::channel(false);
     // The server outlives the engine: the device says goodbye in its own room, too.
     let (shutdown_server, shut_server) = watch::channel(false);
@@ -109,7 +118,8 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
         EngineOptions {
             webrtc: config.webrtc.clone(),
             control: config.control.clone(),
-            video_bitrate_bps: config.video.bitrate_kbps.saturating_mul(1_000),
+            // What `[video]` says at any time, which the capture thread knows.
+            video_bitrate_bps: 0,
             has_video: config.video.source != "none",
             has_audio: config.audio.source != "none",
             authorities: Authorities::load(&config.room.ca_file)?,
@@ -133,17 +143,19 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
     notifier.ready();
     let ended_by_itself = loop {
         tokio::select! {
-            () = stop.recv() => break false,
+            told = signals.recv() => match told {
+                Told::Stop => break false,
+                Told::Reload => {
+                    notifier.reloading(clock::monotonic());
+                    reload_configuration(&mut config, read_again(), &capture);
+                    notifier.ready();
+                }
+            },
             changed = pulses.changed() => {
-                if changed.is_err() {
+                if changed.is_err() || capture.threads.iter().any(JoinHandle::is_finished) {
                     break true;
                 }
-                if capture.threads.iter().any(JoinHandle::is_finished) {
-                    break true;
-                }
-                let pulse = pulses.borrow_and_update();
-                notifier.watchdog();
-                notifier.status(&pulse.summary);
+                show_life(&notifier, &pulses.borrow_and_update(), &mut capture);
             }
         }
     };
@@ -174,13 +186,65 @@ pub async fn run(config: Config, mode: Mode) -> Result<(), DaemonError> {
     Ok(())
 }
 
+/// Tells systemd that the daemon lives, unless a capture thread hangs: what a driver holds in the
+/// kernel comes free with a new process, if at all.
+fn show_life(notifier: &Notifier, pulse: &Pulse, capture: &mut CaptureThreads) {
+    let hung = capture.progress.iter();
+    let hung = hung.filter(|(_, progress)| progress.is_hung(pulse.at));
+    let hung = hung.map(|(what, _)| *what).next();
+    if hung != capture.hung {
+        capture.hung = hung;
+        match hung {
+            Some(what) => tracing::error!(what, "hangs in its driver, waiting for a restart"),
+            None => tracing::info!("no longer hangs"),
+        }
+    }
+    if let Some(what) = hung {
+        notifier.status(&format!("the {what} hangs in its driver"));
+    } else {
+        notifier.watchdog();
+        notifier.status(&pulse.summary);
+    }
+}
+
+/// Hands what may change now to the capture threads, and says what else is new.
+fn reload_configuration(
+    running: &mut Config,
+    new: Result<Config, ConfigError>,
+    capture: &CaptureThreads,
+) {
+    let new = match new {
+        Ok(new) => new,
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::error!(%error, cause, "the new configuration is wrong, the old one stays");
+            return;
+        }
+    };
+    let plan = reload::plan(running, &new);
+    if plan.video {
+        running.video = new.video;
+        capture.video.send_replace(running.video.clone());
+    }
+    if plan.audio {
+        running.audio = new.audio;
+        capture.audio.send_replace(running.audio.clone());
+    }
+    let (video, audio) = (plan.video, plan.audio);
+    tracing::info!(video, audio, "configuration read again");
+    if !plan.at_next_start.is_empty() {
+        let keys = plan.at_next_start.join(", ");
+        tracing::warn!(keys, "changes take effect when roomcam is restarted");
+    }
+}
+
 /// Runs the room server alone until it is told to stop.
 ///
 /// # Errors
 ///
 /// [`DaemonError`] where it cannot start.
 pub async fn serve(config: Config) -> Result<(), DaemonError> {
-    let mut stop = StopSignals::new()?;
+    let mut signals = Signals::new()?;
     let state = keys::state_directory();
     let kept = |configured: &Secret, name| {
         if configured.is_empty() {
@@ -211,9 +275,14 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
     notifier.ready();
     let running = server.run(shut);
     tokio::pin!(running);
-    tokio::select! {
-        () = stop.recv() => {}
-        () = &mut running => return Ok(()),
+    loop {
+        tokio::select! {
+            told = signals.recv() => match told {
+                Told::Stop => break,
+                Told::Reload => tracing::warn!("changes take effect when roomcam is restarted"),
+            },
+            () = &mut running => return Ok(()),
+        }
     }
     notifier.stopping();
     shutdown.send_replace(true);
@@ -227,19 +296,6 @@ struct Room {
     /// Whether the room server is on this machine.
     is_local: bool,
     page: Option<Page>,
-}
-
-/// Where to watch.
-struct Page {
-    url: String,
-    /// The same without the key.
-    public_url: String,
-}
-
-impl Page {
-    fn origin(&self) -> &str {
-        self.public_url.split("/#").next().unwrap_or_default()
-    }
 }
 
 impl Room {
@@ -300,7 +356,7 @@ impl Room {
         .await?;
         let address = server.local_addr();
         tasks.spawn(server.run(shut.clone()));
-        let local = SocketAddr::new(reachable_from_here(address.ip()), address.port());
+        let local = SocketAddr::new(page::from_here(address.ip()), address.port());
         Ok(Self {
             links: links(LinkOptions {
                 server: parse_server_url(&format!("ws://{local}"), Dialect::Roomcam)?,
@@ -315,7 +371,7 @@ impl Room {
                 events: CallEvents::default(),
             }),
             is_local: address.ip().is_loopback(),
-            page: Some(page_url(address, config.room.first_name(), &viewer_key)),
+            page: Some(Page::at(address, config.room.first_name(), &viewer_key)),
         })
     }
 }
@@ -340,7 +396,7 @@ fn announce(page: &Page, mode: Mode, room_is_secret: bool) -> io::Result<()> {
         let key = keys::state_directory().join(keys::VIEWER_KEY_FILE);
         writeln!(
             out,
-            "Open {} with the key of room.key or of {}",
+            "Open {} with the key of room.key or of {}: `roomcam url` prints the whole link",
             if room_is_secret {
                 page.origin()
             } else {
@@ -360,7 +416,7 @@ fn announce_server(
     viewer_key: &Secret,
     device_key: &Secret,
 ) -> io::Result<()> {
-    let page = page_url(address, room, viewer_key);
+    let page = Page::at(address, room, viewer_key);
     let origin = page.origin();
     let mut out = io::stdout().lock();
     let (url, key) = if out.is_terminal() {
@@ -383,39 +439,14 @@ fn announce_server(
     out.flush()
 }
 
-fn page_url(address: SocketAddr, room: &str, key: &Secret) -> Page {
-    let ip = if address.ip().is_unspecified() {
-        first_interface_address(address.ip())
-    } else {
-        address.ip()
-    };
-    let public_url = format!(
-        "http://{}/#room={room}",
-        SocketAddr::new(ip, address.port())
-    );
-    let key: String = url::form_urlencoded::byte_serialize(key.expose().as_bytes()).collect();
-    Page {
-        url: format!("{public_url}&key={key}"),
-        public_url,
-    }
-}
-
-fn first_interface_address(unspecified: IpAddr) -> IpAddr {
-    let first = interfaces::reachable_addresses().into_iter().next();
-    first.unwrap_or_else(|| reachable_from_here(unspecified))
-}
-
-fn reachable_from_here(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    }
-}
-
 /// The running capture threads, and the ends of channels that a missing source would have held.
 struct CaptureThreads {
     threads: Vec<JoinHandle<()>>,
+    video: watch::Sender<config::Video>,
+    audio: watch::Sender<config::Audio>,
+    progress: [(&'static str, Progress); 2],
+    /// Which one hung when it was last looked at.
+    hung: Option<&'static str>,
     _frames: (
         broadcast::Sender<Arc<VideoFrame>>,
         broadcast::Sender<Arc<AudioFrame>>,
@@ -469,7 +500,7 @@ fn start_capture(
     let (video_request, video_requests) = watch::channel(CaptureRequest {
         run: false,
         shutdown: false,
-        bitrate_bps: config.video.bitrate_kbps.saturating_mul(1_000),
+        bitrate_bps: 0,
         keyframe_serial: 0,
     });
     let (audio_request, audio_requests) = watch::channel(AudioRequest {
@@ -477,27 +508,36 @@ fn start_capture(
         muted: config.control.muted,
         shutdown: false,
     });
+    let (video_settings, video_configured) = watch::channel(config.video.clone());
+    let (audio_settings, audio_configured) = watch::channel(config.audio.clone());
+    let (camera, microphone) = (Progress::default(), Progress::default());
     let mut threads = Vec::new();
     if config.video.source != "none" {
         threads.push(video::capture::spawn(
-            config.video.clone(),
+            video_configured,
             runtime.clone(),
             video_requests,
             video_tx.clone(),
             video_status_tx.clone(),
+            camera.clone(),
         )?);
     }
     if config.audio.source != "none" {
         threads.push(audio::capture::spawn(
-            config.audio.clone(),
+            audio_configured,
             runtime,
             audio_requests,
             audio_tx.clone(),
             audio_status_tx.clone(),
+            microphone.clone(),
         )?);
     }
     let capture = CaptureThreads {
         threads,
+        video: video_settings,
+        audio: audio_settings,
+        progress: [("camera", camera), ("microphone", microphone)],
+        hung: None,
         _frames: (video_tx, audio_tx),
         _status: (video_status_tx, audio_status_tx),
     };
@@ -526,24 +566,44 @@ async fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
     }
 }
 
-/// SIGTERM and SIGINT.
-struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
+/// What a signal tells the daemon.
+enum Told {
+    /// SIGTERM, SIGINT.
+    Stop,
+    /// SIGHUP.
+    Reload,
 }
 
-impl StopSignals {
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    /// `None` in a terminal, where the signal means that it is closed: that ends the process.
+    hang_up: Option<Signal>,
+}
+
+impl Signals {
     fn new() -> io::Result<Self> {
+        let in_terminal = io::stdin().is_terminal();
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hang_up: (!in_terminal)
+                .then(|| signal(SignalKind::hangup()))
+                .transpose()?,
         })
     }
 
-    async fn recv(&mut self) {
+    async fn recv(&mut self) -> Told {
+        let hang_up = async {
+            match &mut self.hang_up {
+                Some(hang_up) => hang_up.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = hang_up => Told::Reload,
         }
     }
 }

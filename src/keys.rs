@@ -1,7 +1,7 @@
 //! Keys of rooms: made from the system's randomness, kept in the state directory.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -57,25 +57,53 @@ pub const DEVICE_KEY_FILE: &str = "device-key";
 /// [`KeyError`]
 pub fn load_or_create(directory: &Path, name: &str) -> Result<Secret, KeyError> {
     let path = directory.join(name);
-    let file_error = |source| KeyError::File {
-        path: path.clone(),
-        source,
-    };
-    match fs::metadata(&path) {
-        Ok(metadata) if metadata.len() <= MAX_FILE_BYTES => {
-            let text = fs::read_to_string(&path).map_err(file_error)?;
-            // An empty file is what a full disk leaves: made anew.
-            if !text.trim().is_empty() {
-                return Ok(Secret::new(text.trim().to_owned()));
-            }
-        }
-        Ok(_) => return Err(file_error(io::Error::other("the file is no key"))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(file_error(error)),
+    // An empty file is what a full disk leaves: made anew.
+    if let Some(key) = read(&path)? {
+        return Ok(key);
     }
     let key = generate()?;
-    store(directory, &path, &key).map_err(file_error)?;
-    Ok(key)
+    match store(directory, &path, &key) {
+        Ok(()) => Ok(key),
+        Err(source) => Err(KeyError::File { path, source }),
+    }
+}
+
+/// Reads a key; `None` where there is no such file, or nothing in it.
+///
+/// # Errors
+///
+/// [`KeyError::File`]
+pub fn read(path: &Path) -> Result<Option<Secret>, KeyError> {
+    let text = match File::open(path) {
+        Ok(file) => {
+            let mut text = String::new();
+            let limited = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text);
+            limited.and_then(|length| match u64::try_from(length) {
+                Ok(length) if length <= MAX_FILE_BYTES => Ok(text),
+                _ => Err(io::Error::other("the file is no key")),
+            })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => Err(error),
+    };
+    let text = text.map_err(|source| KeyError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    let key = text.trim();
+    Ok((!key.is_empty()).then(|| Secret::new(key.to_owned())))
+}
+
+/// Returns the secret that systemd hands this process as `name` (`LoadCredential=`), if any.
+///
+/// # Errors
+///
+/// [`KeyError::File`]
+pub fn credential(name: &str) -> Result<Option<Secret>, KeyError> {
+    match std::env::var_os("CREDENTIALS_DIRECTORY") {
+        Some(directory) => read(&Path::new(&directory).join(name)),
+        None => Ok(None),
+    }
 }
 
 /// Writes the key so that a power cut leaves all of it or nothing.
@@ -122,6 +150,15 @@ mod tests {
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_key_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        fs::write(&path, "x".repeat(2_000)).unwrap();
+        let error = read(&path).unwrap_err();
+        assert!(matches!(error, KeyError::File { .. }), "{error}");
     }
 
     #[test]

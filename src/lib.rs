@@ -16,7 +16,7 @@
 //! | [`signaling`] | the connection to a room server, kept alive; one file per wire protocol |
 //! | [`server`] | the embedded room server: page, WebSocket, WHEP, tutorial pages, keys |
 //! | [`watch`] | `roomcam watch`, a viewer without a screen, on the asynchronous `webrtc` crate |
-//! | [`config`], [`cli`], [`inspect`], [`interfaces`], [`keys`], [`logging`], [`systemd`], [`clock`] | around it |
+//! | [`config`], [`reload`], [`cli`], [`inspect`], [`page`], [`share`], [`interfaces`], [`keys`], [`logging`], [`progress`], [`systemd`], [`clock`] | around it |
 //!
 //! ```text
 //!  camera ─V4L2─▶ video::capture (thread)               audio::capture (thread) ◀─ALSA─ microphone
@@ -55,8 +55,12 @@ pub mod inspect;
 pub mod interfaces;
 pub mod keys;
 pub mod logging;
+pub mod page;
+pub mod progress;
+pub mod reload;
 pub mod rtp;
 pub mod server;
+pub mod share;
 pub mod signaling;
 pub mod systemd;
 pub mod turn;

@@ -6,8 +6,12 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use roomcam::cli::{Cli, Command};
+use roomcam::config::ConfigError;
 use roomcam::daemon::{self, Mode};
-use roomcam::{inspect, logging, watch};
+use roomcam::{inspect, logging, share, watch};
+
+/// `EX_CONFIG` of sysexits.h: the unit is not started again before someone has mended the file.
+const WRONG_CONFIGURATION: u8 = 78;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -24,7 +28,11 @@ fn main() -> ExitCode {
             }
             // Nobody is left to tell if even this fails.
             drop(writeln!(std::io::stderr(), "{line}"));
-            ExitCode::FAILURE
+            if error.is::<ConfigError>() {
+                ExitCode::from(WRONG_CONFIGURATION)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -32,12 +40,12 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Run(run) => {
-            let config = run.into_config()?;
-            block_on(daemon::run(config, Mode::Service))??;
+            let read = || run.clone().into_config();
+            block_on(daemon::run(read()?, Mode::Service, read))??;
         }
         Command::Demo(demo) => {
-            let config = demo.into_config()?;
-            block_on(daemon::run(config, Mode::Demonstration))??;
+            let read = || demo.clone().into_config();
+            block_on(daemon::run(read()?, Mode::Demonstration, read))??;
         }
         Command::Serve(serve) => {
             let config = serve.into_config()?;
@@ -50,6 +58,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         }
         Command::Devices(devices) => inspect::devices(devices.json)?,
         Command::Check(check) => return inspect::check(check.config.as_ref()),
+        Command::Url(url) => share::url(url.config)?,
     }
     Ok(ExitCode::SUCCESS)
 }

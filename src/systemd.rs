@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 /// Longest status text, in characters: what fits a line of `systemctl status`.
 const MAX_STATUS_CHARS: usize = 200;
@@ -30,6 +31,12 @@ impl Notifier {
     /// The daemon is up: `READY=1`.
     pub fn ready(&self) {
         self.send("READY=1");
+    }
+
+    /// It reads its configuration again, as of `now` on the monotonic clock; [`Self::ready`] ends that.
+    pub fn reloading(&self, now: Duration) {
+        let now = now.as_micros();
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
     }
 
     /// What it is doing, in words: `STATUS=…`.
@@ -83,9 +90,10 @@ mod tests {
         };
         notifier.ready();
         notifier.status("2 viewers\nREADY=0");
+        notifier.reloading(Duration::from_secs(7));
         notifier.stopping();
         let mut buffer = [0; 256];
-        (0..3)
+        (0..4)
             .map(|_| {
                 let length = listener.recv(&mut buffer).unwrap();
                 String::from_utf8(buffer[..length].to_vec()).unwrap()
@@ -93,7 +101,12 @@ mod tests {
             .collect()
     }
 
-    const EXPECTED: [&str; 3] = ["READY=1", "STATUS=2 viewers READY=0", "STOPPING=1"];
+    const EXPECTED: [&str; 4] = [
+        "READY=1",
+        "STATUS=2 viewers READY=0",
+        "RELOADING=1\nMONOTONIC_USEC=7000000",
+        "STOPPING=1",
+    ];
 
     #[test]
     fn systemd_is_told_over_a_path_and_nothing_can_be_smuggled_in() {

@@ -10,6 +10,8 @@ mod dialects;
 #[cfg(test)]
 mod guest;
 #[cfg(test)]
+mod installed;
+#[cfg(test)]
 mod layering;
 #[cfg(test)]
 mod misbehaving;

@@ -5,6 +5,9 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
+/// `EX_CONFIG`: systemd does not start the daemon again, for it would end the same way.
+const WRONG_CONFIGURATION: i32 = 78;
+
 /// Runs the program with a configuration; it is expected to end by itself.
 fn refused(arguments: &[&str], configuration: &str) -> String {
     let directory = TempDir::new().unwrap();
@@ -20,7 +23,11 @@ fn refused(arguments: &[&str], configuration: &str) -> String {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let is_config_at_fault = output.status.code() == Some(WRONG_CONFIGURATION);
+    assert!(
+        is_config_at_fault || output.status.code() == Some(1),
+        "{output:?}"
+    );
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(errors.lines().count(), 1, "{errors}");
     errors
@@ -39,6 +46,16 @@ fn an_unknown_key_of_the_configuration() {
         &refusal,
         &["roomcam.toml", "line 2", "`fpss`", "`bitrate_kbps`"],
     );
+}
+
+#[test]
+fn a_wrong_configuration_has_an_exit_code_of_its_own() {
+    let status = Command::new(env!("CARGO_BIN_EXE_roomcam"))
+        .args(["run", "--config", "/nonexistent"])
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(WRONG_CONFIGURATION));
 }
 
 #[test]

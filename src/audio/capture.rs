@@ -6,7 +6,8 @@
 //!   └──────────────────────── not run (the device is closed) ┘
 //! ```
 //!
-//! A microphone that fails ends nothing: it is opened again until it works or is not wanted.
+//! A microphone that fails ends nothing: it is opened again until it works or is not wanted. One that
+//! is configured anew is opened again at once.
 //! Mute is applied here, before the encoder: what is not encoded cannot leak.
 
 use std::error::Error as _;
@@ -24,6 +25,7 @@ use super::{AudioError, AudioSource, FRAME_SAMPLES};
 use crate::clock;
 use crate::config;
 use crate::control::SourceStatus;
+use crate::progress::Progress;
 use crate::rtp::AudioFrame;
 
 /// A replugged or freed microphone is heard again within this.
@@ -53,20 +55,22 @@ pub struct AudioRequest {
 
 /// Starts the capture thread, which ends on `shutdown` or when the sender of `request` is gone.
 ///
+/// `settings` may change at any time.
+///
 /// # Errors
 ///
 /// When the system has no thread left.
 pub fn spawn(
-    config: config::Audio,
+    settings: watch::Receiver<config::Audio>,
     runtime: tokio::runtime::Handle,
     request: watch::Receiver<AudioRequest>,
     frames: broadcast::Sender<Arc<AudioFrame>>,
     status: watch::Sender<SourceStatus>,
+    progress: Progress,
 ) -> io::Result<JoinHandle<()>> {
-    let bitrate_kbps = config.bitrate_kbps;
     let capture = Capture {
-        open: move || super::open(&config),
-        bitrate_kbps,
+        open: super::open,
+        settings,
         delays: Delays {
             retry: RETRY,
             slow_retry: SLOW_RETRY,
@@ -75,6 +79,7 @@ pub fn spawn(
         request,
         frames,
         status,
+        progress,
     };
     let thread = thread::Builder::new().name("audio".to_owned());
     thread.spawn(move || capture.run())
@@ -83,12 +88,13 @@ pub fn spawn(
 /// The capture thread, over whatever `open` opens.
 struct Capture<Open> {
     open: Open,
-    bitrate_kbps: u32,
+    settings: watch::Receiver<config::Audio>,
     delays: Delays,
     runtime: tokio::runtime::Handle,
     request: watch::Receiver<AudioRequest>,
     frames: broadcast::Sender<Arc<AudioFrame>>,
     status: watch::Sender<SourceStatus>,
+    progress: Progress,
 }
 
 /// How long to wait before the source is opened again.
@@ -99,7 +105,7 @@ struct Delays {
 
 impl<Open> Capture<Open>
 where
-    Open: FnMut() -> Result<Box<dyn AudioSource>, AudioError>,
+    Open: FnMut(&config::Audio) -> Result<Box<dyn AudioSource>, AudioError>,
 {
     fn run(mut self) {
         while self.wait_until_wanted() {
@@ -116,6 +122,7 @@ where
         if request.has_changed().is_err() {
             return false;
         }
+        self.progress.idle();
         let wanted = request.wait_for(|request| request.run || request.shutdown);
         match self.runtime.block_on(wanted) {
             Ok(request) => !request.shutdown,
@@ -124,8 +131,14 @@ where
     }
 
     fn is_wanted(&self) -> bool {
+        self.progress.made(clock::now());
         let request = self.request.borrow();
         request.run && !request.shutdown && self.request.has_changed().is_ok()
+    }
+
+    fn is_configured_anew(&self) -> bool {
+        // An error means that it never will be again.
+        self.settings.has_changed().unwrap_or(false)
     }
 
     /// Captures until it is not wanted, through any number of failures.
@@ -133,7 +146,8 @@ where
         let mut failures = 0_u32;
         while self.is_wanted() {
             let Err(error) = self.stream(&mut failures) else {
-                return;
+                failures = 0;
+                continue;
             };
             failures = failures.saturating_add(1);
             self.report(&error);
@@ -145,14 +159,16 @@ where
         }
     }
 
-    /// Opens the source and publishes its sound. Ends without an error when not wanted any more.
+    /// Opens the source and publishes its sound. Ends without an error when it is not wanted any more
+    /// or configured anew.
     fn stream(&mut self, failures: &mut u32) -> Result<(), AudioError> {
-        let mut source = (self.open)()?;
-        let mut encoder = Encoder::new(self.bitrate_kbps)?;
+        let settings = self.settings.borrow_and_update().clone();
+        let mut source = (self.open)(&settings)?;
+        let mut encoder = Encoder::new(settings.bitrate_kbps)?;
         let mut framer = Framer::default();
         let mut fader = Fader::default();
         let mut is_live = false;
-        while self.is_wanted() {
+        while self.is_wanted() && !self.is_configured_anew() {
             let Some(period) = source.next()? else {
                 continue;
             };
@@ -205,12 +221,12 @@ where
         })
     }
 
-    /// Sleeps, but not longer than it is wanted.
+    /// Sleeps, but not longer than it is wanted as it is.
     ///
     /// Not with a timer of the runtime, which may be gone before this thread.
     fn pause(&self, delay: Duration) {
         let until = clock::now() + delay;
-        while self.is_wanted() {
+        while self.is_wanted() && !self.is_configured_anew() {
             let left = until.saturating_duration_since(clock::now());
             if left.is_zero() {
                 return;
@@ -319,6 +335,7 @@ mod tests {
     /// A capture thread, and all that the test needs to steer and watch it.
     struct Rig {
         request: watch::Sender<AudioRequest>,
+        settings: watch::Sender<config::Audio>,
         status: watch::Receiver<SourceStatus>,
         frames: broadcast::Receiver<Arc<AudioFrame>>,
         opened: mpsc::Receiver<Played>,
@@ -338,7 +355,8 @@ mod tests {
         let (frames_tx, frames) = broadcast::channel(1_000);
         let (opened_tx, opened) = mpsc::channel();
         let (failures, failing) = mpsc::channel();
-        let open = move || -> Result<Box<dyn AudioSource>, AudioError> {
+        let (settings, configured) = watch::channel(config::Audio::default());
+        let open = move |_: &config::Audio| -> Result<Box<dyn AudioSource>, AudioError> {
             if let Ok(error) = failing.try_recv() {
                 return Err(error);
             }
@@ -358,7 +376,7 @@ mod tests {
         };
         let capture = Capture {
             open,
-            bitrate_kbps: 32,
+            settings: configured,
             delays: Delays {
                 retry: Duration::from_millis(1),
                 slow_retry: DEADLINE,
@@ -367,9 +385,11 @@ mod tests {
             request: requested,
             frames: frames_tx,
             status: status_tx,
+            progress: Progress::default(),
         };
         Rig {
             request,
+            settings,
             status,
             frames,
             opened,
@@ -493,6 +513,19 @@ mod tests {
         microphone.play(20);
         assert!(rig.hear(10) > 3_000.0);
         rig.wait_for(|status| matches!(status, SourceStatus::Live { .. }));
+    }
+
+    #[test]
+    fn a_microphone_that_is_configured_anew_is_opened_again() {
+        let mut rig = rig();
+        rig.ask(|request| request.run = true);
+        let mut microphone = rig.opened();
+        microphone.play(2);
+        rig.hear(1);
+        rig.settings.send_modify(|audio| audio.bitrate_kbps = 64);
+        assert!(microphone.is_closed_within(DEADLINE));
+        rig.opened().play(20);
+        assert!(rig.hear(10) > 3_000.0);
     }
 
     #[test]

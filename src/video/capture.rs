@@ -9,7 +9,8 @@
 //!   (from anywhere)    └── opens again after 0.25 s, then every second, until frames come
 //! ```
 //!
-//! The thread never waits for anyone but its camera, and notices within 300 ms that it is to stop.
+//! The thread never waits for anyone but its camera, and notices within 300 ms that it is to stop,
+//! or that it is configured anew: another bitrate is passed on, anything else opens the source again.
 //! While it does not run, the camera is closed and its light is out. What is made of the frames,
 //! and who may stop the camera, is decided elsewhere.
 
@@ -23,6 +24,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::{VideoError, VideoSource};
 use crate::control::SourceStatus;
+use crate::progress::Progress;
 use crate::rtp::VideoFrame;
 use crate::rtp::h264::Packetizer;
 use crate::{clock, config};
@@ -61,38 +63,46 @@ pub struct CaptureRequest {
 /// Starts the thread `video`, which serves `request` until it asks for a shutdown or its sender is
 /// gone.
 ///
-/// `frames` may be without receivers. A receiver that lags loses the oldest frames.
+/// `frames` may be without receivers. A receiver that lags loses the oldest frames. `settings` may
+/// change at any time.
 ///
 /// # Errors
 ///
 /// When the system gives no thread.
 pub fn spawn(
-    config: config::Video,
+    settings: watch::Receiver<config::Video>,
     runtime: Handle,
     request: watch::Receiver<CaptureRequest>,
     frames: broadcast::Sender<Arc<VideoFrame>>,
     status: watch::Sender<SourceStatus>,
+    progress: Progress,
 ) -> io::Result<JoinHandle<()>> {
-    let bitrate_bps = config.bitrate_kbps.saturating_mul(1_000);
     let capture = Capture {
+        settings,
         runtime,
         request,
         frames,
         status,
-        bitrate_bps,
+        progress,
     };
     thread::Builder::new()
         .name("video".to_owned())
-        .spawn(move || capture.run(|| super::open(&config)))
+        .spawn(move || capture.run(super::open))
 }
 
 struct Capture {
+    settings: watch::Receiver<config::Video>,
     runtime: Handle,
     request: watch::Receiver<CaptureRequest>,
     frames: broadcast::Sender<Arc<VideoFrame>>,
     status: watch::Sender<SourceStatus>,
-    /// What a source aims at when it was just opened.
-    bitrate_bps: u32,
+    progress: Progress,
+}
+
+/// Why a source that works is closed.
+enum Ending {
+    NotWanted,
+    ConfiguredAnew,
 }
 
 /// Where a source is in the diagram above, over all attempts of one run.
@@ -121,7 +131,10 @@ impl Attempts {
 }
 
 impl Capture {
-    fn run(mut self, mut open: impl FnMut() -> Result<Box<dyn VideoSource>, VideoError>) {
+    fn run(
+        mut self,
+        mut open: impl FnMut(&config::Video) -> Result<Box<dyn VideoSource>, VideoError>,
+    ) {
         while self.wait_until_wanted() {
             self.report(SourceStatus::Starting);
             self.serve(&mut open);
@@ -147,6 +160,7 @@ impl Capture {
             if run {
                 return true;
             }
+            self.progress.idle();
             if self.runtime.block_on(self.request.changed()).is_err() {
                 return false;
             }
@@ -155,20 +169,29 @@ impl Capture {
 
     /// Returns what is asked for, or `None` when the camera is to be closed.
     fn wanted(&mut self) -> Option<CaptureRequest> {
+        self.progress.made(clock::now());
         self.request.has_changed().ok()?;
         let request = self.request.borrow_and_update().clone();
         (request.run && !request.shutdown).then_some(request)
     }
 
     /// Opens the source, again and again, until it is no longer wanted.
-    fn serve(&mut self, open: &mut impl FnMut() -> Result<Box<dyn VideoSource>, VideoError>) {
+    fn serve(
+        &mut self,
+        open: &mut impl FnMut(&config::Video) -> Result<Box<dyn VideoSource>, VideoError>,
+    ) {
         let mut attempts = Attempts::default();
         while self.wanted().is_some() {
-            let error = match open() {
-                Ok(mut source) => match self.publish_all(source.as_mut(), &mut attempts) {
-                    Ok(()) => return,
-                    Err(error) => error,
-                },
+            let settings = self.settings.borrow_and_update().clone();
+            let ended = open(&settings)
+                .and_then(|mut source| self.publish_all(source.as_mut(), settings, &mut attempts));
+            let error = match ended {
+                Ok(Ending::NotWanted) => return,
+                Ok(Ending::ConfiguredAnew) => {
+                    attempts = Attempts::default();
+                    self.report(SourceStatus::Starting);
+                    continue;
+                }
                 Err(error) => error,
             };
             let retry_in = attempts.failed(&error, clock::now());
@@ -181,14 +204,15 @@ impl Capture {
         }
     }
 
-    /// Publishes what the source delivers, until it is no longer wanted (`Ok`) or fails.
+    /// Publishes what the source delivers, until it is to be closed (`Ok`) or fails.
     fn publish_all(
         &mut self,
         source: &mut dyn VideoSource,
+        mut settings: config::Video,
         attempts: &mut Attempts,
-    ) -> Result<(), VideoError> {
+    ) -> Result<Ending, VideoError> {
         let mut packetizer = Packetizer::new(source.keyframes_on_demand());
-        let mut bitrate_bps = self.bitrate_bps;
+        let mut bitrate_bps = configured_bitrate(&settings);
         let mut warned_of_b_slices = false;
         let mut last_captured_at: Option<Instant> = None;
         // A fresh source starts with a keyframe unasked.
@@ -198,8 +222,19 @@ impl Capture {
                 keyframe_serial = request.keyframe_serial;
                 source.request_keyframe();
             }
-            if request.bitrate_bps != 0 && request.bitrate_bps != bitrate_bps {
-                bitrate_bps = request.bitrate_bps;
+            if self.is_configured_anew() {
+                let new = self.settings.borrow_and_update().clone();
+                settings.bitrate_kbps = new.bitrate_kbps;
+                if settings != new {
+                    return Ok(Ending::ConfiguredAnew);
+                }
+            }
+            let target_bps = match request.bitrate_bps {
+                0 => configured_bitrate(&settings),
+                asked_for => asked_for,
+            };
+            if target_bps != bitrate_bps {
+                bitrate_bps = target_bps;
                 source.set_bitrate(bitrate_bps);
             }
             let Some(mut unit) = source.next()? else {
@@ -229,15 +264,20 @@ impl Capture {
             // full: oldest lost, viewer waits for a keyframe. An error: nobody watches.
             let _nobody_watches = self.frames.send(Arc::new(frame));
         }
-        Ok(())
+        Ok(Ending::NotWanted)
     }
 
-    /// Sleeps, and returns false as soon as the camera is no longer wanted.
+    fn is_configured_anew(&self) -> bool {
+        // An error means that it never will be again.
+        self.settings.has_changed().unwrap_or(false)
+    }
+
+    /// Sleeps, unless it is configured anew; returns false as soon as the camera is no longer wanted.
     fn nap(&mut self, length: Duration) -> bool {
         let end = clock::now() + length;
         while self.wanted().is_some() {
             let left = end.saturating_duration_since(clock::now());
-            if left.is_zero() {
+            if left.is_zero() || self.is_configured_anew() {
                 return true;
             }
             thread::sleep(left.min(LONGEST_NAP));
@@ -264,6 +304,10 @@ impl Capture {
             _ => {}
         }
     }
+}
+
+const fn configured_bitrate(settings: &config::Video) -> u32 {
+    settings.bitrate_kbps.saturating_mul(1_000)
 }
 
 /// Returns the error and its causes in one line.
@@ -299,6 +343,14 @@ mod tests {
         open_now: AtomicUsize,
         opened: AtomicUsize,
         asked: Mutex<Vec<String>>,
+        sizes: Mutex<Vec<(u32, u32)>>,
+    }
+
+    impl Record {
+        fn asked_for(&self, settings: &config::Video) {
+            let size = (settings.width, settings.height);
+            self.sizes.lock().unwrap().push(size);
+        }
     }
 
     /// Delivers a keyframe, then deltas; fails after so many frames.
@@ -360,6 +412,8 @@ mod tests {
 
     struct Bench {
         runtime: Runtime,
+        settings: watch::Sender<config::Video>,
+        progress: Progress,
         request: watch::Sender<CaptureRequest>,
         frames: broadcast::Receiver<Arc<VideoFrame>>,
         status: watch::Receiver<SourceStatus>,
@@ -383,16 +437,20 @@ mod tests {
             });
             let (frames_in, frames) = broadcast::channel(1_024);
             let (status_in, status) = watch::channel(SourceStatus::Off);
+            let (settings, configured) = watch::channel(config::Video::default());
+            let progress = Progress::default();
             let record = Arc::new(Record::default());
             let capture = Capture {
+                settings: configured,
                 runtime: runtime.handle().clone(),
                 request: requests,
                 frames: frames_in,
                 status: status_in,
-                bitrate_bps: 2_000_000,
+                progress: progress.clone(),
             };
             let shared = Arc::clone(&record);
-            let open = move || {
+            let open = move |settings: &config::Video| {
+                shared.asked_for(settings);
                 shared.opened.fetch_add(1, Ordering::SeqCst);
                 let fails_after = match attempts.pop_front() {
                     Some(Attempt::Fails(error)) => return Err(error),
@@ -409,6 +467,8 @@ mod tests {
             Self {
                 thread: Some(thread::spawn(move || capture.run(open))),
                 runtime,
+                settings,
+                progress,
                 request,
                 frames,
                 status,
@@ -540,6 +600,64 @@ mod tests {
     }
 
     #[test]
+    fn another_bitrate_is_passed_on_and_another_size_opens_the_camera_again() {
+        let mut bench = Bench::with([]);
+        bench.ask(|r| r.run = true);
+        assert!(bench.next_frame().is_keyframe);
+        bench.settings.send_modify(|video| video.bitrate_kbps = 500);
+        while bench.record.asked.lock().unwrap().is_empty() {
+            bench.next_frame();
+        }
+        assert_eq!(*bench.record.asked.lock().unwrap(), ["500000 bit/s"]);
+        assert_eq!(bench.record.opened.load(Ordering::SeqCst), 1);
+
+        bench.settings.send_modify(|video| video.width = 640);
+        while !bench.next_frame().is_keyframe {}
+        assert_eq!(
+            *bench.record.sizes.lock().unwrap(),
+            [(1280, 720), (640, 720)]
+        );
+        assert_eq!(bench.record.open_now.load(Ordering::SeqCst), 1);
+        bench.ask(|r| r.shutdown = true);
+        bench.join();
+    }
+
+    #[test]
+    fn another_source_is_not_kept_waiting_by_one_that_fails() {
+        let missing = || Attempt::Fails(unplugged());
+        let mut bench = Bench::with([missing(), missing(), missing()]);
+        bench.ask(|r| r.run = true);
+        bench.wait_for(|s| matches!(s, SourceStatus::Waiting { .. }));
+        for width in [640, 320, 160] {
+            bench.settings.send_modify(|video| video.width = width);
+        }
+        bench.wait_until_live();
+        bench.ask(|r| r.shutdown = true);
+        bench.join();
+    }
+
+    #[test]
+    fn the_thread_shows_progress_while_it_works_and_none_is_asked_of_it_while_it_waits() {
+        let mut bench = Bench::with([]);
+        let later = || clock::now() + crate::progress::HUNG_AFTER;
+        bench.ask(|r| r.run = true);
+        bench.wait_until_live();
+        let seen = clock::now();
+        bench.next_frame();
+        assert!(!bench.progress.is_hung(seen));
+        assert!(bench.progress.is_hung(later() + Duration::from_secs(60)));
+        bench.ask(|r| r.run = false);
+        bench.wait_for(|s| *s == SourceStatus::Off);
+        let deadline = clock::now() + Duration::from_secs(20);
+        while bench.progress.is_hung(later()) {
+            assert!(clock::now() < deadline, "it says that it waits");
+            thread::sleep(Duration::from_millis(1));
+        }
+        bench.ask(|r| r.shutdown = true);
+        bench.join();
+    }
+
+    #[test]
     fn stops_at_once_while_it_waits_for_a_camera() {
         let hopeless = || {
             Attempt::Fails(VideoError::File {
@@ -580,7 +698,9 @@ mod tests {
             ..config::Video::default()
         };
         let handle = runtime.handle().clone();
-        let thread = spawn(config, handle, requests, frames_in, status_in).unwrap();
+        let (_settings, configured) = watch::channel(config);
+        let progress = Progress::default();
+        let thread = spawn(configured, handle, requests, frames_in, status_in, progress).unwrap();
         let first = frames.blocking_recv().unwrap();
         assert!(first.is_keyframe && first.keyframes_on_demand);
         assert!(!frames.blocking_recv().unwrap().is_keyframe);

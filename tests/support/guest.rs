@@ -278,7 +278,7 @@ fn scripts() -> PathBuf {
 }
 
 /// Returns the directory of the guest's image, which is made if there is none.
-fn image() -> &'static Path {
+pub(crate) fn image() -> &'static Path {
     static IMAGE: OnceLock<PathBuf> = OnceLock::new();
     IMAGE.get_or_init(|| {
         let made = Command::new(scripts().join("build")).output();

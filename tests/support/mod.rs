@@ -1,4 +1,4 @@
-//! What the tests stand on: the program, a real browser, an emulated machine, a simulated viewer.
+//! What the tests stand on: the program, a real browser, an emulated machine, a booted system, a simulated viewer.
 
 pub(crate) mod aiortc;
 pub(crate) mod chromium;
@@ -12,3 +12,4 @@ pub(crate) mod peers;
 pub(crate) mod room;
 pub(crate) mod room_servers;
 pub(crate) mod simulation;
+pub(crate) mod system;

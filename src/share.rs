@@ -1,0 +1,225 @@
+//! `roomcam url`: the link to the page, for people, phones (a QR code) and programs.
+//!
+//! The link holds the key, so whoever may read the key may ask: on an installed machine, root.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use qrcode::QrCode;
+use qrcode::render::unicode::Dense1x2;
+
+use crate::cli;
+use crate::config::{Config, ConfigError, Secret};
+use crate::keys::{self, KeyError};
+use crate::page::Page;
+
+/// Where the package installs the configuration of its service; beside it, that of further cameras.
+pub const INSTALLED: &str = "/etc/roomcam";
+
+/// Where the installed services keep their state.
+const INSTALLED_STATE: &str = "/var/lib/roomcam";
+
+/// Why there is no link.
+#[derive(Debug, thiserror::Error)]
+pub enum ShareError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The key cannot be read.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The key is made when the daemon first starts.
+    #[error("there is no key in {} yet: start roomcam once, or set room.key", .0.display())]
+    NoKeyYet(PathBuf),
+    /// Root's files.
+    #[error("only root may read the key of the installed service: sudo roomcam url")]
+    NotRoot,
+    /// The page is not this machine's.
+    #[error("the room is at {0}: viewers open the page of that server")]
+    Elsewhere(String),
+    /// The port is known to the running daemon alone.
+    #[error("server.listen has port 0, any free one: the daemon prints its link when it starts")]
+    AnyPort,
+    /// Standard output is closed.
+    #[error("cannot print the link")]
+    Print(#[from] io::Error),
+}
+
+/// Prints the link; to a terminal, also as a QR code.
+///
+/// # Errors
+///
+/// [`ShareError`], which says what to do.
+pub fn url(config: Option<PathBuf>) -> Result<(), ShareError> {
+    let place = Place::of(config);
+    let config = match cli::load(place.config.as_ref()) {
+        Err(ConfigError::Read { source, .. })
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            return Err(ShareError::NotRoot);
+        }
+        loaded => loaded?,
+    };
+    let page = page(&config, &place)?;
+    let mut out = io::stdout().lock();
+    if !out.is_terminal() {
+        // For programs: `roomcam watch "$(roomcam url)"`.
+        writeln!(out, "{}", page.url)?;
+        return Ok(out.flush()?);
+    }
+    if let Some(code) = qr_code(&page.url) {
+        writeln!(out, "{code}")?;
+    }
+    writeln!(out, "{}", page.url)?;
+    if config.server.listen.ip().is_loopback() {
+        writeln!(
+            out,
+            "From this machine only: server.listen = \"0.0.0.0:{}\" opens it to your network.",
+            config.server.listen.port()
+        )?;
+    }
+    writeln!(out, "Whoever has this link can watch.")?;
+    Ok(out.flush()?)
+}
+
+/// Which configuration is meant, and where its key is.
+#[derive(Debug, Eq, PartialEq)]
+struct Place {
+    config: Option<PathBuf>,
+    state: PathBuf,
+    /// The key that the service is handed by systemd (`LoadCredential=`), where it is installed.
+    credential: Option<PathBuf>,
+}
+
+impl Place {
+    /// Without a file it is the installed service's, where there is one.
+    fn of(config: Option<PathBuf>) -> Self {
+        let installed = || Path::new(INSTALLED).join("roomcam.toml");
+        let config = config.or_else(|| Some(installed()).filter(|path| path.exists()));
+        let name = config
+            .as_deref()
+            .filter(|path| path.parent() == Some(Path::new(INSTALLED)))
+            .and_then(Path::file_stem);
+        let state = match name {
+            None => keys::state_directory(),
+            Some(name) if name == "roomcam" => PathBuf::from(INSTALLED_STATE),
+            Some(name) => Path::new(INSTALLED_STATE).join(name),
+        };
+        let credential = name.map(|name| Path::new(INSTALLED).join(name).with_extension("key"));
+        Self {
+            config,
+            state,
+            credential,
+        }
+    }
+}
+
+fn page(config: &Config, place: &Place) -> Result<Page, ShareError> {
+    if !config.room.server.is_empty() {
+        return Err(ShareError::Elsewhere(config.room.server.clone()));
+    }
+    if config.server.listen.port() == 0 {
+        return Err(ShareError::AnyPort);
+    }
+    let key = key(config, place)?;
+    Ok(Page::at(
+        config.server.listen,
+        config.room.first_name(),
+        &key,
+    ))
+}
+
+/// As the daemon finds it, but nothing is made here.
+fn key(config: &Config, place: &Place) -> Result<Secret, ShareError> {
+    if !config.room.key.is_empty() {
+        return Ok(config.room.key.clone());
+    }
+    let credential = place.credential.as_deref();
+    let kept = place.state.join(keys::VIEWER_KEY_FILE);
+    for path in credential.into_iter().chain([kept.as_path()]) {
+        match keys::read(path) {
+            Ok(Some(key)) => return Ok(key),
+            Ok(None) => {}
+            Err(KeyError::File { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                return Err(ShareError::NotRoot);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(ShareError::NoKeyYet(place.state.clone()))
+}
+
+/// Returns the link for a phone's camera, in half blocks: two modules a character, dark on light
+/// whatever the terminal's colours are. `None` where it is too long for any code.
+fn qr_code(url: &str) -> Option<String> {
+    let code = QrCode::new(url).ok()?;
+    Some(
+        code.render::<Dense1x2>()
+            .dark_color(Dense1x2::Dark)
+            .light_color(Dense1x2::Light)
+            .build(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn each_installed_camera_has_a_state_and_a_key_file_of_its_own() {
+        let place = |name: &str| Place::of(Some(Path::new(INSTALLED).join(name)));
+        assert_eq!(place("roomcam.toml").state, Path::new("/var/lib/roomcam"));
+        assert_eq!(
+            place("attic.toml").state,
+            Path::new("/var/lib/roomcam/attic")
+        );
+        let key = place("attic.toml").credential;
+        assert_eq!(key.as_deref(), Some(Path::new("/etc/roomcam/attic.key")));
+        assert_eq!(Place::of(Some("mine.toml".into())).credential, None);
+    }
+
+    #[test]
+    fn the_key_is_the_configured_one_or_the_handed_one_or_the_kept_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = Place {
+            config: None,
+            state: directory.path().to_owned(),
+            credential: Some(directory.path().join("roomcam.key")),
+        };
+        let mut config = Config::default();
+        let url = |config: &Config| page(config, &place).map(|page| page.url);
+
+        let error = url(&config).unwrap_err().to_string();
+        assert!(error.contains("start roomcam once"), "{error}");
+        fs::write(directory.path().join("key"), "kept\n").unwrap();
+        assert!(url(&config).unwrap().ends_with("&key=kept"));
+        fs::write(directory.path().join("roomcam.key"), "handed\n").unwrap();
+        assert!(url(&config).unwrap().ends_with("&key=handed"));
+        config.room.key = Secret::new("configured".to_owned());
+        assert!(url(&config).unwrap().ends_with("&key=configured"));
+    }
+
+    #[test]
+    fn a_page_that_is_not_here_or_nobody_knows_where_is_said() {
+        let place = Place::of(Some("mine.toml".into()));
+        let mut config = Config::default();
+        config.server.listen.set_port(0);
+        let error = page(&config, &place).unwrap_err().to_string();
+        assert!(error.contains("port 0"), "{error}");
+        config.room.server = "wss://rooms.example.org".to_owned();
+        let error = page(&config, &place).unwrap_err().to_string();
+        assert!(error.contains("rooms.example.org"), "{error}");
+    }
+
+    #[test]
+    fn a_link_fits_a_terminal_as_a_qr_code() {
+        let url =
+            "http://192.168.178.123:8080/#room=living-room&key=0123456789abcdef0123456789abcdef";
+        let code = qr_code(url).unwrap();
+        let widest = code.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(60) && code.lines().count() <= 30, "{code}");
+    }
+}
