@@ -1,9 +1,11 @@
 //! What cannot work is refused at once, in one line that names it and the remedy.
 
 use std::net::{TcpListener, UdpSocket};
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 use tempfile::TempDir;
+
+use crate::support::program;
 
 /// `EX_CONFIG`: systemd does not start the daemon again, for it would end the same way.
 const WRONG_CONFIGURATION: i32 = 78;
@@ -13,7 +15,7 @@ fn refused(arguments: &[&str], configuration: &str) -> String {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("roomcam.toml");
     std::fs::write(&file, configuration).unwrap();
-    let output: Output = Command::new(env!("CARGO_BIN_EXE_roomcam"))
+    let output: Output = program::roomcam()
         .args(arguments)
         .arg("--config")
         .arg(&file)
@@ -50,7 +52,7 @@ fn an_unknown_key_of_the_configuration() {
 
 #[test]
 fn a_wrong_configuration_has_an_exit_code_of_its_own() {
-    let status = Command::new(env!("CARGO_BIN_EXE_roomcam"))
+    let status = program::roomcam()
         .args(["run", "--config", "/nonexistent"])
         .stderr(Stdio::null())
         .status()
@@ -119,7 +121,7 @@ fn a_file_that_is_no_h264_is_found_by_check() {
         file.display()
     );
     std::fs::write(&configuration, source).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_roomcam"))
+    let output = program::roomcam()
         .args(["check", "--config"])
         .arg(&configuration)
         .output()

@@ -21,6 +21,8 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
+use crate::support::program;
+
 /// Longest wait for anything; only a failing test takes it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -493,7 +495,7 @@ async fn a_viewer_that_does_not_read_is_closed_and_the_device_goes_on() {
 async fn a_watch_that_fails_says_goodbye_and_does_not_keep_its_place() {
     let host = Host::start().await;
     let (mut device, _) = host.device("one").await;
-    let mut watching = std::process::Command::new(env!("CARGO_BIN_EXE_roomcam"))
+    let mut watching = program::roomcam()
         .arg("watch")
         .arg(format!("http://{}/#room=cam&key=see", host.address))
         .stderr(std::process::Stdio::null())

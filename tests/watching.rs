@@ -2,7 +2,7 @@
 //! everyone, refusals in words, and viewers that behave badly without disturbing the others.
 
 use std::net::SocketAddr;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
 use roomcam::config::Secret;
@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::demo::Demo;
+use crate::support::program;
 use crate::support::room::RoomClient;
 
 /// How long anything that is waited for may take, on a machine that is busy with other tests.
@@ -67,7 +68,7 @@ fn viewers(seen: &Seen) -> Option<u64> {
 }
 
 fn watch(url: &str, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_roomcam"))
+    program::roomcam()
         .args(["watch", url])
         .args(arguments)
         .output()
@@ -291,7 +292,7 @@ struct Process(Child);
 
 impl Process {
     fn start(arguments: &[&str]) -> Self {
-        let process = Command::new(env!("CARGO_BIN_EXE_roomcam"))
+        let process = program::roomcam()
             .args(arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())

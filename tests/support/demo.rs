@@ -6,6 +6,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::program;
+
 /// A running daemon with its room server, page, test picture and tone.
 #[derive(Debug)]
 pub(crate) struct Demo {
@@ -73,7 +75,7 @@ impl Demo {
     fn launch(listen: &str, arguments: &[&str], config: &str) -> Self {
         let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
         file.write_all(config.as_bytes()).expect("a temporary file");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_roomcam"))
+        let mut process = program::roomcam()
             .args(["demo", "--listen", listen])
             .arg("--config")
             .arg(file.path())

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::NamedTempFile;
 
+use super::program;
 use crate::support::chromium::PATIENCE;
 
 const POLL_EVERY: Duration = Duration::from_millis(10);
@@ -33,7 +34,7 @@ impl Device {
         let mut config = NamedTempFile::new().expect("a temporary file");
         let written = config.write_all(SOURCES.as_bytes());
         written.expect("a temporary file");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_roomcam"));
+        let mut command = program::roomcam();
         command
             .args(["run", "--verbose", "--config"])
             .arg(config.path())

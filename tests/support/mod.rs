@@ -9,6 +9,7 @@ pub(crate) mod http;
 pub(crate) mod islands;
 pub(crate) mod log;
 pub(crate) mod peers;
+pub(crate) mod program;
 pub(crate) mod room;
 pub(crate) mod room_servers;
 pub(crate) mod simulation;
