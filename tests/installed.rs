@@ -5,6 +5,8 @@
 //! the test picture; but for one test, which boots an emulated machine with a camera, a sound card and
 //! a kernel of its own, where limits of memory and devices are real as well.
 
+mod readme;
+
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -273,22 +275,6 @@ fn it_comes_up_with_the_machine() {
         system.attempt("systemctl is-active roomcam").0 == 0
     });
     watch(&system, &link, &["--frames", "5"]);
-}
-
-#[test]
-#[ignore = "needs root and systemd-nspawn: scripts/test"]
-fn the_package_has_no_faults_and_documents_its_commands() {
-    let system = System::boot();
-    let complaints = Command::new("lintian").arg(system::package(1)).output();
-    let complaints = complaints.expect("scripts/setup installs lintian");
-    assert_eq!(String::from_utf8_lossy(&complaints.stdout), "");
-    let holds = system.run("dpkg-deb --contents /packages/roomcam_*-1_*.deb");
-    for page in ["roomcam.1.gz", "roomcam-run.1.gz", "roomcam-url.1.gz"] {
-        assert!(holds.contains(page), "{page} in {holds}");
-    }
-    system.install(1);
-    let completions = "/usr/share/bash-completion/completions/roomcam";
-    system.run(&format!("bash -c '. {completions} && complete -p roomcam'"));
 }
 
 /// Returns the link to the page, as the administrator gets it.
