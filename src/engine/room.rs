@@ -39,6 +39,9 @@ impl Engine {
     pub(super) fn handle_room_event(&mut self, room: RoomIndex, event: RoomEvent, now: Instant) {
         let seat = |viewer: ViewerId| Seat { room, viewer };
         match event {
+            // On its way when the room was left.
+            RoomEvent::Joined { .. } | RoomEvent::IceServers(_)
+                if !self.options.rooms.contains_key(&room) => {}
             RoomEvent::Joined { ice_servers } => {
                 self.rooms_joined.insert(room);
                 self.learn_servers(room, ice_servers, now);
@@ -383,7 +386,7 @@ impl Engine {
     }
 
     pub(super) fn say(&self, room: RoomIndex, message: RoomMessage) {
-        let Some(messages) = self.channels.messages.get(room.0) else {
+        let Some(messages) = self.options.rooms.get(&room) else {
             return;
         };
         // full: dropped; the link has been stuck for a hundred messages, the viewer tries again

@@ -18,6 +18,10 @@ use tempfile::TempDir;
 
 /// How long anything in the guest may take, its start included. On a quiet machine that is 4 s.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The same where it boots a whole Debian, which takes half a minute on a quiet machine.
+const BOOT_PATIENCE: Duration = Duration::from_secs(300);
+
 const POLL_EVERY: Duration = Duration::from_millis(50);
 
 /// One guest at a time: two would emulate at half the speed each.
@@ -45,8 +49,13 @@ pub(crate) struct Guest {
 impl Guest {
     /// Starts a guest in which `modules` are loaded, each line one call of `modprobe`.
     pub(crate) async fn start(modules: &[&str]) -> Self {
+        Self::start_image(image(), &[], modules).await
+    }
+
+    /// The same of another image, with further options of QEMU's.
+    pub(crate) async fn start_image(image: &Path, options: &[&str], modules: &[&str]) -> Self {
         for _ in 0..BOOTS {
-            let mut guest = Self::boot(ONE_AT_A_TIME.lock().await);
+            let mut guest = Self::boot(image, options, ONE_AT_A_TIME.lock().await);
             let is_up = guest.talk("true").is_ok();
             let loaded = is_up && modules.iter().all(|module| guest.loads(module));
             if loaded || !guest.console().contains(EMULATION_FAILED) {
@@ -69,7 +78,7 @@ impl Guest {
         answer.is_ok()
     }
 
-    fn boot(turn: tokio::sync::MutexGuard<'static, ()>) -> Self {
+    fn boot(image: &Path, options: &[&str], turn: tokio::sync::MutexGuard<'static, ()>) -> Self {
         let directory = TempDir::new().expect("the temporary directory is writable");
         let socket = directory.path().join("control");
         let listener = UnixListener::bind(&socket).expect("a socket in a new directory");
@@ -80,7 +89,8 @@ impl Guest {
         );
         let console = std::fs::File::create(directory.path().join("console"));
         let mut qemu = Command::new(scripts().join("run"))
-            .arg(image())
+            .arg(image)
+            .args(options)
             .args(["-netdev", &network])
             .args(["-device", "virtio-net-pci,netdev=network,romfile="])
             .arg("-chardev")
@@ -204,7 +214,17 @@ impl Guest {
 
     /// Returns the URL of the page, with room and key.
     pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/#room=cam&key={KEY}", self.http_port)
+        self.url_with(KEY)
+    }
+
+    /// The same with another key.
+    pub(crate) fn url_with(&self, key: &str) -> String {
+        format!("http://127.0.0.1:{}/#room=cam&key={key}", self.http_port)
+    }
+
+    /// Returns the UDP port at which the host reaches the guest's port of the same number.
+    pub(crate) const fn media_port(&self) -> u16 {
+        self.media_port
     }
 
     fn serves(&self) -> bool {
@@ -227,7 +247,9 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = self.talk("cat /run/log").map(|(_, log)| log);
+            let log = self
+                .talk("cat /run/log || journalctl --no-pager --boot --lines=80")
+                .map(|(_, log)| log);
             complain("the daemon", &log.unwrap_or_default());
             complain("the guest's console", &self.console());
         }
@@ -262,7 +284,7 @@ fn accept(listener: &UnixListener, qemu: &mut Child) -> UnixStream {
         if let Ok((control, _)) = listener.accept() {
             let limits = control
                 .set_nonblocking(false)
-                .and_then(|()| control.set_read_timeout(Some(PATIENCE)));
+                .and_then(|()| control.set_read_timeout(Some(BOOT_PATIENCE)));
             limits.expect("a socket can wait for so long");
             return control;
         }
