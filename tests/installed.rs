@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::system::{self, System};
+use crate::support::system::System;
 
 mod camera;
 mod readme;

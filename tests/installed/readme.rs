@@ -5,9 +5,8 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
+use super::{SERVICE, viewer};
 use crate::support::system::System;
-
-const SERVICE: &str = "roomcam.service";
 
 /// What the system lacks: the owner's PC, which has the package, the way from there, and the owner.
 const AROUND: &str = "mkdir /root/bin && cd /root/bin && \
@@ -49,9 +48,7 @@ fn the_readme_leads_in_five_lines_from_nothing_to_the_picture() {
 
     // There is no camera in this system: the owner chooses the test picture.
     let process = system.main_pid(SERVICE);
-    let arguments = ["watch", url, "--frames", "10", "--json"];
-    let viewer = system
-        .outside_command(env!("CARGO_BIN_EXE_roomcam"), &arguments)
+    let viewer = viewer(&system, url, &["--frames", "10", "--json"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

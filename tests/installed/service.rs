@@ -74,7 +74,8 @@ fn in_chromium_the_page_goes_on_after_the_service_was_killed() {
         page.wait_for_frames(15).await;
         system.run(&format!("kill -KILL {}", system.main_pid(SERVICE)));
         let words = "document.querySelector('[role=status]').textContent";
-        page.wait_until(&format!("!{words}.startsWith('Live')")).await;
+        page.wait_until(&format!("!{words}.startsWith('Live')"))
+            .await;
         page.wait_for_status("Live").await;
         page.wait_for_frames(15).await;
         page.close().await;
@@ -136,9 +137,8 @@ fn a_reload_changes_everything_but_the_media_port_and_keeps_the_viewers() {
         until_more_frames(&mut viewer).await;
 
         reload(&config.replace("fps = 15", "fpss = 15"));
-        system.until_it_succeeds(
-            "journalctl -u roomcam | grep 'the old one stays' | grep 'line 5'",
-        );
+        system
+            .until_it_succeeds("journalctl -u roomcam | grep 'the old one stays' | grep 'line 5'");
 
         // Another picture.
         let config = config.replace("width = 320", "width = 256");
@@ -175,9 +175,8 @@ fn a_reload_changes_everything_but_the_media_port_and_keeps_the_viewers() {
         watch(&system, &link, &["--frames", "5"]);
 
         reload(&config.replace("udp_port = 8080", "udp_port = 8081"));
-        system.until_it_succeeds(
-            "journalctl -u roomcam | grep 'restarted keys=\"webrtc.udp_port\"'",
-        );
+        system
+            .until_it_succeeds("journalctl -u roomcam | grep 'restarted keys=\"webrtc.udp_port\"'");
         until_more_frames(&mut viewer).await;
         viewer.leave().await;
     });
@@ -236,7 +235,8 @@ fn the_journal_tells_a_life_and_the_status_what_it_is_at() {
         viewer.leave().await;
     });
     until_status(&system, "in the room, nobody watches");
-    system.until_it_succeeds("journalctl -u roomcam --output=cat | tail -n 1 | grep 'camera closed'");
+    system
+        .until_it_succeeds("journalctl -u roomcam --output=cat | tail -n 1 | grep 'camera closed'");
     system.run("systemctl stop roomcam");
     let journal = system.journal(SERVICE);
     let told: Vec<&str> = journal.lines().collect();
@@ -315,7 +315,9 @@ fn an_address_that_comes_later_is_where_viewers_find_it() {
 #[test]
 fn the_unit_of_several_cameras_is_that_of_one_but_for_the_names() {
     let unit = |name: &str| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(name);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("systemd")
+            .join(name);
         let text = std::fs::read_to_string(path).expect("the unit is there");
         let is_said = |line: &&str| !line.starts_with('#');
         let lines: Vec<String> = text.lines().filter(is_said).map(str::to_owned).collect();
