@@ -20,6 +20,8 @@ mod misbehaving;
 #[cfg(test)]
 mod pairing;
 #[cfg(test)]
+mod published;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod relaying;
