@@ -63,6 +63,13 @@ async fn more_frames(viewer: &mut Viewer, more: u64) -> Seen {
     until(viewer, "more frames come", |s| s.counts.frames >= wanted).await
 }
 
+/// Waits for so many packets of sound more than it had seen.
+async fn more_sound(viewer: &mut Viewer, seen: &Seen, more: u64) -> Seen {
+    let wanted = seen.counts.audio_packets + more;
+    let enough = |seen: &Seen| seen.counts.audio_packets >= wanted;
+    until(viewer, "sound goes on", enough).await
+}
+
 fn viewers(seen: &Seen) -> Option<u64> {
     seen.state.as_ref().map(|state| state.viewers)
 }
@@ -139,12 +146,10 @@ async fn mute_is_told_to_everyone_and_the_sound_goes_quiet_at_its_source() {
     assert_eq!(reply.unwrap().error, None);
     let is_muted = |seen: &Seen| seen.state.as_ref().is_some_and(|state| state.muted);
     until(&mut one, "it is told", is_muted).await;
-    let muted = until(&mut other, "the other is told", is_muted).await;
-    let enough = muted.counts.audio_packets + 50;
-    let quiet = until(&mut other, "sound goes on", |s| {
-        s.counts.audio_packets >= enough
-    })
-    .await;
+    let told = until(&mut other, "the other is told", is_muted).await;
+    // What was said before may still be on its way.
+    let muted = more_sound(&mut other, &told, 25).await;
+    let quiet = more_sound(&mut other, &muted, 50).await;
     let bytes_each = |from: &Seen, to: &Seen| {
         (to.counts.audio_bytes - from.counts.audio_bytes)
             / (to.counts.audio_packets - from.counts.audio_packets)
