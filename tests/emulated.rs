@@ -4,7 +4,6 @@
 //! The camera and the sound card are drivers of that kernel (`vivid`, `snd-aloop`), the sandbox is that of
 //! its systemd. What `installed` shows on this machine's own architecture is not shown again.
 
-use std::fs;
 use std::process::Command;
 
 use serde_json::Value;
@@ -16,11 +15,12 @@ const OLDEST: &str = "bullseye";
 /// And the newest: glibc 2.41, systemd 257, Linux 6.12.
 const NEWEST: &str = "trixie";
 
-/// From the death of the process to the next one that is ready, of which `RestartSec=1` is a second.
+/// From the death of the process to the next one, in the unit's own words `RestartSec=1`. How soon that
+/// is ready is shown by `installed`: an emulated processor takes seconds for what takes others a tenth.
 const BACK_WITHIN_US: u64 = 3_000_000;
 
-/// An emulated processor with other work to do may take longer than what is asserted: the best counts.
-const ATTEMPTS: usize = 5;
+/// An emulated processor with other work to do may take longer than a viewer waits for a first picture.
+const ATTEMPTS: usize = 3;
 
 #[test]
 #[ignore = "needs an emulated system: scripts/test-aarch64"]
@@ -73,8 +73,8 @@ fn is_seen_and_heard_after_installation_death_and_reboot(suite: &str) {
     );
     machine.until_it_succeeds("journalctl --unit=roomcam | grep 'configuration read again'");
 
-    let mut times = (0..ATTEMPTS).map(|_| time_to_return(&mut machine));
-    assert!(times.any(|time| time < BACK_WITHIN_US));
+    let took = time_to_return(&mut machine);
+    assert!(took < BACK_WITHIN_US, "{took} µs");
     is_seen_and_heard(&mut machine);
 
     machine.reboot();
@@ -123,7 +123,7 @@ fn is_seen_and_heard(machine: &mut Emulated) -> String {
     inside
 }
 
-/// Kills the service; returns how long nothing was ready, in microseconds of the machine's own clock.
+/// Kills the service; returns how long there was no process, in microseconds of the machine's own clock.
 fn time_to_return(machine: &mut Emulated) -> u64 {
     let show = "systemctl show --value --property";
     let before = machine.run(&format!("{show}=MainPID roomcam"));
@@ -135,7 +135,7 @@ fn time_to_return(machine: &mut Emulated) -> u64 {
         let value = machine.run(&format!("{show}={property} roomcam"));
         value.parse::<u64>().expect("a number of microseconds")
     };
-    time("ActiveEnterTimestampMonotonic") - time("ActiveExitTimestampMonotonic")
+    time("ExecMainStartTimestampMonotonic") - time("ActiveExitTimestampMonotonic")
 }
 
 /// Returns the status of opening this device as a process of the service.

@@ -44,7 +44,8 @@ impl Emulated {
         let mut qemu = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
             .arg(scripts().join("run"))
-            .args([image(suite), Path::new(""), Path::new("-snapshot")])
+            .arg(image(suite))
+            .args(["", "-snapshot"])
             .arg("-netdev")
             .arg(format!(
                 "user,id=network,hostfwd=tcp:127.0.0.1:{http_port}-:8080,\
