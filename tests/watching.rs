@@ -1,8 +1,9 @@
 //! `roomcam demo` and `roomcam watch`, as processes: pictures and sound, commands that act for
 //! everyone, refusals in words, and viewers that behave badly without disturbing the others.
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use roomcam::config::Secret;
@@ -311,6 +312,12 @@ impl Process {
         let rest = ["--key", "device", "--video", "pattern", "--audio", "tone"];
         Self::start(&[room.as_slice(), &rest].concat())
     }
+
+    fn signal(&self, signal: &str) {
+        let id = self.0.id().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status().unwrap();
+        assert!(sent.success(), "kill {signal}");
+    }
 }
 
 impl Drop for Process {
@@ -318,6 +325,34 @@ impl Drop for Process {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_reload_keeps_the_viewers_though_nobody_reads_standard_output_any_more() {
+    let mut config = tempfile::NamedTempFile::new().unwrap();
+    config.write_all(SMALL.as_bytes()).unwrap();
+    let mut process = program::roomcam()
+        .args(["demo", "--listen", "127.0.0.1:0", "--config"])
+        .arg(config.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut output = BufReader::new(process.stdout.take().unwrap());
+    let process = Process(process);
+    output.read_line(&mut line).unwrap();
+    drop(output);
+    let url = line.split_whitespace().find(|w| w.starts_with("http://"));
+    let invitation = url.unwrap().parse().unwrap();
+    let mut viewer = Viewer::join(&invitation, None).await.unwrap();
+    more_frames(&mut viewer, 5).await;
+
+    config.write_all(b"[room]\nname = \"attic\"\n").unwrap();
+    process.signal("-HUP");
+    until(&mut viewer, "is out of the room", |seen| !seen.in_room).await;
+    more_frames(&mut viewer, 50).await;
 }
 
 #[tokio::test]

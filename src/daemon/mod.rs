@@ -224,8 +224,11 @@ impl Daemon {
                 self.rooms.open(new).await?
             }
         };
-        if let Some(page) = &opened.page {
-            announce(page, self.mode, new.room_is_secret())?;
+        // Whoever read standard output may have gone since the start: nobody's picture ends for that.
+        if let Some(page) = &opened.page
+            && let Err(error) = announce(page, self.mode, new.room_is_secret())
+        {
+            tracing::warn!(%error, "cannot say where the page is now");
         }
         self.options.send_replace(engine_options(new, opened));
         Ok(())
