@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use roomcam::cli::{Cli, Command};
 use roomcam::config::ConfigError;
-use roomcam::daemon::{self, Mode};
+use roomcam::daemon::{self, DaemonError, Mode};
 use roomcam::{inspect, logging, share, watch};
 
 /// `EX_CONFIG` of sysexits.h: the unit is not started again before someone has mended the file.
@@ -28,7 +28,8 @@ fn main() -> ExitCode {
             }
             // Nobody is left to tell if even this fails.
             drop(writeln!(std::io::stderr(), "{line}"));
-            if error.is::<ConfigError>() {
+            let ended = error.downcast_ref::<DaemonError>();
+            if error.is::<ConfigError>() || ended.is_some_and(DaemonError::is_wrong_configuration) {
                 ExitCode::from(WRONG_CONFIGURATION)
             } else {
                 ExitCode::FAILURE

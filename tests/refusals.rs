@@ -52,12 +52,33 @@ fn an_unknown_key_of_the_configuration() {
 
 #[test]
 fn a_wrong_configuration_has_an_exit_code_of_its_own() {
-    let status = program::roomcam()
-        .args(["run", "--config", "/nonexistent"])
-        .stderr(Stdio::null())
-        .status()
-        .unwrap();
-    assert_eq!(status.code(), Some(WRONG_CONFIGURATION));
+    let directory = TempDir::new().unwrap();
+    let status = |configuration: &str| {
+        let file = directory.path().join("roomcam.toml");
+        std::fs::write(&file, configuration).unwrap();
+        let mut run = program::roomcam();
+        run.args(["run", "--video", "pattern", "--audio", "tone", "--config"]);
+        run.arg(file).env("STATE_DIRECTORY", directory.path());
+        run.stdout(Stdio::null()).stderr(Stdio::null());
+        run.status().unwrap().code()
+    };
+    for wrong in [
+        "[video]\nfps = 1000\n",
+        "[room]\nserver = \"ftp://rooms.example.org\"\n",
+        "[server]\nallowed_origins = [\"nonsense\"]\n",
+        "[server]\nlisten = \"0.0.0.0:0\"\ntutorial_dialects = [\"ws-rooms\"]\n",
+    ] {
+        assert_eq!(status(wrong), Some(WRONG_CONFIGURATION), "{wrong}");
+    }
+    // A port may come free.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!("[server]\nlisten = \"{}\"\n", taken.local_addr().unwrap());
+    assert_eq!(status(&listen), Some(1));
+
+    let mut run = program::roomcam();
+    run.args(["run", "--config", "/nonexistent"]);
+    let ended = run.stderr(Stdio::null()).status().unwrap();
+    assert_eq!(ended.code(), Some(WRONG_CONFIGURATION));
 }
 
 #[test]

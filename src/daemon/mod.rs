@@ -71,6 +71,23 @@ pub enum DaemonError {
     ThreadEnded,
 }
 
+impl DaemonError {
+    /// Returns whether a start fails in the same way until someone has mended the configuration. A port
+    /// may come free, and a file appear.
+    #[must_use]
+    pub const fn is_wrong_configuration(&self) -> bool {
+        match self {
+            Self::Server(error) => error.is_wrong_configuration(),
+            Self::ServerUrl(_) => true,
+            Self::Engine(_)
+            | Self::Key(_)
+            | Self::CaFile(_)
+            | Self::Start(_)
+            | Self::ThreadEnded => false,
+        }
+    }
+}
+
 /// Runs the daemon until it is told to stop. `read_again` gives the configuration once more, when it
 /// is told to reload.
 ///

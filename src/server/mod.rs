@@ -115,3 +115,11 @@ pub enum ServerError {
         source: std::io::Error,
     },
 }
+
+impl ServerError {
+    /// Returns whether only another configuration helps; a port may come free.
+    #[must_use]
+    pub const fn is_wrong_configuration(&self) -> bool {
+        !matches!(self, Self::Listen { .. })
+    }
+}
