@@ -69,6 +69,9 @@ pub enum DaemonError {
     /// A thread ended that never should. systemd starts the daemon again.
     #[error("bug: a thread ended by itself")]
     ThreadEnded,
+    /// The embedded server or a link ended, which never should. systemd starts the daemon again.
+    #[error("bug: the room server or a link to one ended by itself")]
+    RoomsEnded,
 }
 
 impl DaemonError {
@@ -83,7 +86,8 @@ impl DaemonError {
             | Self::Key(_)
             | Self::CaFile(_)
             | Self::Start(_)
-            | Self::ThreadEnded => false,
+            | Self::ThreadEnded
+            | Self::RoomsEnded => false,
         }
     }
 }
@@ -143,6 +147,7 @@ pub async fn run(
                 }
                 daemon.show_life(&notifier, &pulses.borrow_and_update());
             }
+            () = daemon.rooms.ended() => break Err(DaemonError::RoomsEnded),
         }
     };
 

@@ -110,6 +110,18 @@ impl Rooms {
         })
     }
 
+    /// Waits for what never should be: a link or the embedded server ends by itself. Cancel safe.
+    pub(super) async fn ended(&mut self) {
+        let ended = tokio::select! {
+            Some(ended) = self.links.join_next() => ended,
+            Some(ended) = self.servers.join_next() => ended,
+            else => std::future::pending().await,
+        };
+        if let Err(error) = ended {
+            tracing::error!(%error, "bug: the room server or a link to one ended by itself");
+        }
+    }
+
     /// Waits until the rooms are left, whose messages nobody holds any more, and ends the embedded
     /// server: the device says goodbye in its own room, too.
     pub(super) async fn close(&mut self) {
@@ -208,4 +220,24 @@ pub(super) fn announce(page: &Page, mode: Mode, room_is_secret: bool) -> io::Res
         )?;
     }
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn the_end_of_a_link_or_of_the_embedded_server_is_noticed() {
+        let (mut rooms, _events) = Rooms::new(Mode::Demonstration).unwrap();
+        let ended = async |rooms: &mut Rooms| {
+            let soon = Duration::from_secs(20);
+            tokio::time::timeout(soon, rooms.ended()).await.is_ok()
+        };
+        rooms.servers.spawn(std::future::pending());
+        rooms.links.spawn(async {});
+        assert!(ended(&mut rooms).await);
+        rooms.servers.spawn(async {});
+        assert!(ended(&mut rooms).await);
+    }
 }
