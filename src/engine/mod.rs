@@ -286,7 +286,13 @@ impl Engine {
                 Input::Options => self.handle_options(now),
                 Input::Status => self.handle_status(),
                 Input::AudioLost | Input::Timer => {}
-                Input::Room(room, event) => self.handle_room_event(room, event, now),
+                Input::Room(room, event) => {
+                    // Of a room that was joined just now, the options tell that we are in it.
+                    if self.channels.options.has_changed().unwrap_or(false) {
+                        self.handle_options(now);
+                    }
+                    self.handle_room_event(room, event, now);
+                }
                 Input::Datagrams => self.handle_datagrams(&mut buffer, now),
                 Input::Reflexive(address) => self.announce_reflexive(address),
                 Input::Relay(incoming) => self.handle_relay(incoming, now),
