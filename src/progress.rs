@@ -21,7 +21,7 @@ pub const STARVED_AFTER: Duration = Duration::from_secs(20);
 /// What only a new process may mend.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Lack {
-    /// The thread has not been seen for [`HUNG_AFTER`]: it is in the driver.
+    /// The thread, whose device has delivered before, was not seen for [`HUNG_AFTER`]: it is in the driver.
     Hung,
     /// The device, which has delivered before, has not for [`STARVED_AFTER`].
     Starved,
@@ -77,9 +77,11 @@ impl Progress {
         let is_past = |since: Option<Instant>, limit| {
             since.is_some_and(|since| now.saturating_duration_since(since) >= limit)
         };
-        if is_past(state.seen, HUNG_AFTER) {
+        if !state.has_delivered {
+            None
+        } else if is_past(state.seen, HUNG_AFTER) {
             Some(Lack::Hung)
-        } else if state.has_delivered && is_past(state.hungry_since, STARVED_AFTER) {
+        } else if is_past(state.hungry_since, STARVED_AFTER) {
             Some(Lack::Starved)
         } else {
             None
@@ -102,11 +104,20 @@ mod tests {
         let thread = Progress::default();
         let t0 = crate::clock::now();
         assert_eq!(thread.lack(t0), None, "it did not start yet");
+        thread.delivered(t0);
         thread.made(t0);
         assert_eq!(thread.lack(t0 + HUNG_AFTER / 2), None);
         assert_eq!(thread.lack(t0 + HUNG_AFTER), Some(Lack::Hung));
         thread.made(t0 + HUNG_AFTER);
         assert_eq!(thread.lack(t0 + HUNG_AFTER), None);
+    }
+
+    #[test]
+    fn a_driver_that_a_new_process_did_not_bring_back_is_left_alone() {
+        let thread = Progress::default();
+        let t0 = crate::clock::now();
+        thread.made(t0);
+        assert_eq!(thread.lack(t0 + HUNG_AFTER * 9), None);
     }
 
     #[test]

@@ -98,8 +98,11 @@ fn a_service_that_stands_still_is_restarted_by_the_watchdog() {
 #[ignore = "needs root and systemd-nspawn: scripts/test"]
 fn a_microphone_that_hangs_in_its_driver_is_left_behind_with_its_process() {
     let system = System::with_service();
-    // Reading from it never returns: nobody writes to the pipe.
+    // It is heard for seconds; then reading from it never returns, for nobody writes to the pipe.
     system.run("mkfifo -m 644 /etc/roomcam/pipe");
+    system.run(
+        "systemd-run sh -c 'exec 3>/etc/roomcam/pipe; head -c 400000 /dev/zero >&3; sleep infinity'",
+    );
     system.run(
         "printf 'pcm.hangs { type file slave.pcm null file /dev/null infile /etc/roomcam/pipe }' \
          >/etc/asound.conf",
@@ -118,6 +121,7 @@ fn a_microphone_that_hangs_in_its_driver_is_left_behind_with_its_process() {
     viewer.kill().ok();
     viewer.wait().ok();
     let journal = system.journal(SERVICE);
+    assert!(journal.contains("sound is live"), "{journal}");
     assert!(journal.contains("hangs in its driver"), "{journal}");
     system.wait_for_another(SERVICE, &before);
 }
