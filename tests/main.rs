@@ -8,6 +8,8 @@ mod connecting;
 #[cfg(test)]
 mod dialects;
 #[cfg(test)]
+mod emulated;
+#[cfg(test)]
 mod guest;
 #[cfg(test)]
 mod installed;

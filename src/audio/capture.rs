@@ -112,6 +112,7 @@ where
             self.set_status(SourceStatus::Starting);
             self.capture();
             self.set_status(SourceStatus::Off);
+            info!("microphone closed");
         }
     }
 

@@ -534,11 +534,8 @@ impl Engine {
                     self.explain(id, now);
                 }
                 self.end(id);
-                let viewers = self.roster.connected_viewers();
                 match reason {
-                    Ended::Gone => {
-                        tracing::info!(viewer = id.0, viewers, dropped, "viewer gone");
-                    }
+                    Ended::Gone => self.log_gone(id, dropped),
                     Ended::NeverAnswered => {
                         tracing::debug!(viewer = id.0, "nobody took our offer");
                     }
@@ -622,6 +619,11 @@ impl Engine {
             self.options.has_video.then_some(&*video),
             self.options.has_audio.then_some(&*audio),
         )
+    }
+
+    fn log_gone(&self, id: SessionId, dropped: u64) {
+        let viewers = self.roster.connected_viewers();
+        tracing::info!(viewer = id.0, viewers, dropped, "viewer gone");
     }
 
     /// Closes a session that the roster has let go of already.

@@ -67,8 +67,13 @@ impl Engine {
             RoomEvent::ViewerLeft { viewer, on_purpose } => {
                 let seat = seat(viewer);
                 self.waiting.retain(|waiting| waiting.seat != seat);
-                for session in self.roster.handle_left(&seat, on_purpose) {
-                    self.close(session, "left the room");
+                for id in self.roster.handle_left(&seat, on_purpose) {
+                    let watched = self.sessions.get(&id).filter(|s| s.is_connected());
+                    let dropped = watched.map(Session::dropped_frames);
+                    self.close(id, "left the room");
+                    if let Some(dropped) = dropped {
+                        self.log_gone(id, dropped);
+                    }
                 }
             }
             RoomEvent::Call { viewer, is_present } => {
