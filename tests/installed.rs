@@ -98,11 +98,20 @@ fn an_upgrade_keeps_the_configuration_and_restarts_once_and_a_purge_leaves_nothi
     assert_eq!(state.trim(), "inactive");
     system.run("systemctl start roomcam");
 
-    system.run("systemctl enable --now roomcam@roomcam 2>/dev/null; dpkg --remove roomcam");
+    let attic = system.run("sed s/8080/8081/ /etc/roomcam/roomcam.toml");
+    system.configure("attic", &attic);
+    system.run("systemctl enable --now roomcam@attic 2>/dev/null; dpkg --remove roomcam");
     assert_eq!(system.attempt("pgrep -x roomcam").0, 1);
     system.run("test -e /var/lib/roomcam/key -a -e /etc/roomcam/roomcam.toml");
+    // Installed again, all is as it was.
     system.install(2);
-    assert_eq!(url(&system), link);
+    system.run("systemctl is-active roomcam roomcam@attic");
+    watch(&system, &link, &["--frames", "5"]);
+    // And again, which has a stopped camera stay stopped.
+    system.run("systemctl stop roomcam@attic");
+    system.install(2);
+    let (_, states) = system.attempt("systemctl is-active roomcam roomcam@attic");
+    assert_eq!(states, "active\ninactive\n");
 
     system.run("dpkg --purge roomcam");
     let left =

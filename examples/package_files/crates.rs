@@ -1,4 +1,4 @@
-//! `cargo metadata` and Cargo.lock → the crates that a program is built of.
+//! `cargo tree`, `cargo metadata` and Cargo.lock → the crates that a program is built of.
 //!
 //! Those of its dependencies, and theirs, for one target; not what only tests and build scripts need.
 
@@ -38,45 +38,37 @@ fn purl(name: &str, version: &str) -> String {
 }
 
 /// Returns the crates of the program for a target, by name and version; the program itself is the first.
+///
+/// # Errors
+///
+/// Cargo fails, or a crate names no licence.
 pub(crate) fn of_program(target: &str) -> Result<Vec<Crate>, Box<dyn Error>> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
-        .args(["metadata", "--locked", "--format-version=1"])
-        .args(["--filter-platform", target])
-        .output()?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into());
-    }
-    let Metadata { packages, resolve } = serde_json::from_slice(&output.stdout)?;
+    let built = built(target)?;
+    let metadata = cargo(&[
+        "metadata",
+        "--format-version=1",
+        "--filter-platform",
+        target,
+    ])?;
+    let Metadata { packages, resolve } = serde_json::from_str(&metadata)?;
     let packages: BTreeMap<String, Package> = packages
         .into_iter()
+        .filter(|package| built.contains(&package.purl()))
         .map(|package| (package.id.clone(), package))
         .collect();
-    let uses: BTreeMap<String, Vec<String>> = resolve
+    let uses: BTreeMap<String, Vec<Link>> = resolve
         .nodes
         .into_iter()
-        .map(|node| {
-            (
-                node.id,
-                node.deps.into_iter().filter_map(Link::runs).collect(),
-            )
-        })
+        .map(|node| (node.id, node.deps))
         .collect();
     let checksums = checksums()?;
 
-    let mut found = BTreeSet::new();
-    let mut waiting = vec![&resolve.root];
-    while let Some(id) = waiting.pop() {
-        if found.insert(id) {
-            waiting.extend(uses.get(id).into_iter().flatten());
-        }
-    }
     let mut crates = Vec::new();
-    for id in found {
-        let package = packages.get(id).ok_or("a crate without metadata")?;
+    for (id, package) in &packages {
         let license = package.license.as_deref();
         let license = license.ok_or_else(|| format!("{id} names no licence"))?;
-        let uses = uses.get(id).into_iter().flatten();
+        let links = uses.get(id).into_iter().flatten();
+        let links = links.filter(|link| link.is_normal());
         crates.push(Crate {
             name: package.name.clone(),
             version: package.version.clone(),
@@ -86,13 +78,39 @@ pub(crate) fn of_program(target: &str) -> Result<Vec<Crate>, Box<dyn Error>> {
             repository: package.repository.clone(),
             directory: package.manifest_path.with_file_name(""),
             checksum: checksums.get(&package.purl()).cloned(),
-            uses: uses
-                .filter_map(|id| Some(packages.get(id)?.purl()))
+            uses: links
+                .filter_map(|link| Some(packages.get(&link.pkg)?.purl()))
                 .collect(),
         });
     }
     crates.sort_by_key(|package| (package.checksum.is_some(), package.purl()));
     Ok(crates)
+}
+
+/// Returns what is built for the program, by [`Crate::purl`]. `cargo metadata` would add what crates use
+/// in the tests alone.
+fn built(target: &str) -> Result<BTreeSet<String>, Box<dyn Error>> {
+    let list = ["tree", "--edges=normal", "--prefix=none", "--format={p}"];
+    let list = cargo(&[list.as_slice(), &["--target", target]].concat())?;
+    Ok(list
+        .lines()
+        .filter_map(|line| {
+            let (name, rest) = line.split_once(" v")?;
+            Some(purl(name, rest.split(' ').next()?))
+        })
+        .collect())
+}
+
+fn cargo(arguments: &[&str]) -> Result<String, Box<dyn Error>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(arguments)
+        .arg("--locked")
+        .output()?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into());
+    }
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// Returns the checksums of Cargo.lock, by [`Crate::purl`].
@@ -140,7 +158,6 @@ impl Package {
 
 #[derive(Deserialize)]
 struct Resolve {
-    root: String,
     nodes: Vec<Node>,
 }
 
@@ -163,9 +180,8 @@ struct Kind {
 }
 
 impl Link {
-    /// Returns the crate, unless only tests and build scripts use it.
-    fn runs(self) -> Option<String> {
-        let normal = self.dep_kinds.iter().any(|kind| kind.kind.is_none());
-        normal.then_some(self.pkg)
+    /// Whether it is used by more than tests and build scripts.
+    fn is_normal(&self) -> bool {
+        self.dep_kinds.iter().any(|kind| kind.kind.is_none())
     }
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use crate::crates::Crate;
 
-/// How files with a licence begin, in lower case.
+/// How the names of files with a licence begin, in lower case; beside those in `LICENSES`.
 const NAMES: [&str; 6] = [
     "license",
     "licence",
@@ -103,6 +103,8 @@ pub(crate) fn document(crates: &[Crate]) -> Result<String, Box<dyn Error>> {
 
 /// Returns the texts of the licences in a crate's source: its own, and those of what it contains.
 fn texts_in(directory: &Path) -> io::Result<Vec<String>> {
+    let is_named = |name: &str| NAMES.iter().any(|begin| name.starts_with(begin));
+    let all = directory.file_name().is_some_and(|name| name == "LICENSES");
     let mut texts = Vec::new();
     let mut entries = fs::read_dir(directory)?.collect::<io::Result<Vec<_>>>()?;
     entries.sort_by_key(fs::DirEntry::path);
@@ -114,7 +116,7 @@ fn texts_in(directory: &Path) -> io::Result<Vec<String>> {
             .is_none_or(|end| end != "rs" && end != "html");
         if entry.file_type()?.is_dir() {
             texts.extend(texts_in(&path)?);
-        } else if is_text && NAMES.iter().any(|begin| name.starts_with(begin)) {
+        } else if is_text && (all || is_named(&name)) {
             texts.push(String::from_utf8_lossy(&fs::read(&path)?).replace("\r\n", "\n"));
         }
     }
