@@ -367,6 +367,22 @@ impl From<TutorialDialect> for Dialect {
     }
 }
 
+impl Video {
+    /// Returns whether there is a source at all.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.source != "none"
+    }
+}
+
+impl Audio {
+    /// Returns whether there is a source at all.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.source != "none"
+    }
+}
+
 impl Control {
     /// Returns how long camera and microphone stay open after the last viewer left.
     #[must_use]

@@ -7,11 +7,14 @@ use std::fmt;
 use std::io::{self, IsTerminal as _};
 
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Takes a filter instead of `--verbose`, e.g. `roomcam=debug,rtc=info`.
 const FILTER_VARIABLE: &str = "ROOMCAM_LOG";
@@ -19,31 +22,36 @@ const FILTER_VARIABLE: &str = "ROOMCAM_LOG";
 /// Starts logging. `verbose`: 0 what changes, 1 also decisions, 2 also every frame.
 pub fn init(verbose: u8) {
     let own = match verbose {
-        0 => "info",
-        1 => "debug",
-        _ => "trace",
+        0 => Level::INFO,
+        1 => Level::DEBUG,
+        _ => Level::TRACE,
     };
     // The WebRTC crates log what peers send; it is of no use to anyone but their authors.
-    let default = format!("error,roomcam={own}");
+    let default = Targets::new()
+        .with_default(Level::ERROR)
+        .with_target("roomcam", own);
     let (filter, refused) = match std::env::var(FILTER_VARIABLE) {
-        Ok(text) => match EnvFilter::try_new(&text) {
+        Ok(text) => match text.parse() {
             Ok(filter) => (filter, None),
-            Err(error) => (EnvFilter::new(&default), Some(error.to_string())),
+            Err(error) => (default, Some(error)),
         },
-        Err(_) => (EnvFilter::new(&default), None),
+        Err(_) => (default, None),
     };
     let to_journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(!to_journal && io::stderr().is_terminal())
         .with_writer(io::stderr);
-    let started = if to_journal {
-        builder.event_format(Journal::new()).try_init()
+    let lines = if to_journal {
+        lines.event_format(Journal::new()).boxed()
     } else {
-        builder.try_init()
+        lines.boxed()
     };
+    let started = tracing_subscriber::registry()
+        .with(lines)
+        .with(filter)
+        .try_init();
     if let Some(error) = refused {
-        tracing::warn!(error, "{FILTER_VARIABLE} is no filter and was ignored");
+        tracing::warn!(%error, "{FILTER_VARIABLE} is no filter and was ignored");
     }
     if let Err(error) = started {
         tracing::debug!(%error, "logging was started before");

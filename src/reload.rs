@@ -1,17 +1,18 @@
 //! A configuration that was read again → what of it takes effect now, and what at the next start.
 //!
-//! Pictures and sound change while viewers watch: the capture threads open their sources anew. The
-//! rest is where viewers are connected to; it waits, rather than end what they look at. Pure.
+//! Nothing of it ends what viewers look at: capture threads open their sources anew, rooms are left
+//! and joined while media goes on, and limits count for whoever comes next. What cannot change without
+//! that waits: the UDP port that they are connected to, and what only a start means. Pure.
 
-use crate::config::Config;
+use crate::config::{Config, Control, WebRtc};
 
 /// What a new configuration means for a running daemon.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Plan {
-    /// `[video]` changes now.
-    pub video: bool,
-    /// `[audio]` changes now.
-    pub audio: bool,
+    /// The sections that change now.
+    pub now: Vec<&'static str>,
+    /// The rooms are left, and joined as configured; the embedded server starts anew.
+    pub rooms: bool,
     /// What else is different: it counts from the next start.
     pub at_next_start: Vec<&'static str>,
 }
@@ -19,7 +20,7 @@ pub struct Plan {
 /// Compares the configuration that runs with the new one.
 #[must_use]
 pub fn plan(running: &Config, new: &Config) -> Plan {
-    // Each section by name: one that is added must be thought of here.
+    // Each key by name: one that is added must be thought of here.
     let Config {
         video,
         audio,
@@ -28,25 +29,47 @@ pub fn plan(running: &Config, new: &Config) -> Plan {
         webrtc,
         control,
     } = new;
-    // A stream that viewers were not offered cannot appear, and an offered one cannot go.
-    let is_there = |source: &str| source != "none";
-    let same_streams = (
-        is_there(&running.video.source) == is_there(&video.source),
-        is_there(&running.audio.source) == is_there(&audio.source),
-    );
-    let waiting = [
-        ("video.source", !same_streams.0),
-        ("audio.source", !same_streams.1),
+    let WebRtc {
+        udp_port,
+        advertised_addresses,
+        ice_servers,
+        turn,
+        interfaces,
+        max_viewers,
+        latency,
+    } = webrtc;
+    let Control {
+        camera,
+        muted,
+        idle_timeout_s,
+    } = control;
+    let old = &running.webrtc;
+    // The room server hands these out.
+    let servers = (&old.ice_servers, &old.turn) != (ice_servers, turn);
+    let viewers =
+        (&old.interfaces, old.max_viewers, old.latency) != (interfaces, *max_viewers, *latency);
+    let now = [
+        ("video", running.video != *video),
+        ("audio", running.audio != *audio),
         ("room", running.room != *room),
         ("server", running.server != *server),
-        ("webrtc", running.webrtc != *webrtc),
-        ("control", running.control != *control),
+        ("webrtc", servers || viewers),
+        ("control", running.control.idle_timeout_s != *idle_timeout_s),
     ];
-    let waiting = waiting.into_iter().filter(|(_, differs)| *differs);
+    let at_next_start = [
+        ("webrtc.udp_port", old.udp_port != *udp_port),
+        (
+            "webrtc.advertised_addresses",
+            old.advertised_addresses != *advertised_addresses,
+        ),
+        ("control.camera", running.control.camera != *camera),
+        ("control.muted", running.control.muted != *muted),
+    ];
+    let named = |(what, differs): (&'static str, bool)| differs.then_some(what);
     Plan {
-        video: same_streams.0 && running.video != *video,
-        audio: same_streams.1 && running.audio != *audio,
-        at_next_start: waiting.map(|(what, _)| what).collect(),
+        now: now.into_iter().filter_map(named).collect(),
+        rooms: running.room != *room || running.server != *server || servers,
+        at_next_start: at_next_start.into_iter().filter_map(named).collect(),
     }
 }
 
@@ -67,29 +90,39 @@ mod tests {
     }
 
     #[test]
-    fn pictures_and_sound_change_under_the_eyes_of_viewers() {
+    fn pictures_sound_and_limits_change_under_the_eyes_of_viewers() {
         let plan = plan_for(|config| {
-            config.video.bitrate_kbps = 500;
+            config.video.source = "none".to_owned();
             config.audio.source = "tone".to_owned();
+            config.webrtc.max_viewers = 2;
+            config.control.idle_timeout_s = 60;
         });
-        assert!(plan.video && plan.audio);
+        assert_eq!(plan.now, ["video", "audio", "webrtc", "control"]);
+        assert!(!plan.rooms);
         assert!(plan.at_next_start.is_empty());
+    }
+
+    #[test]
+    fn another_room_is_joined_while_media_goes_on() {
+        let plan = plan_for(|config| config.room.name = "attic".to_owned());
+        assert!(plan.rooms);
+        assert_eq!((plan.now, plan.at_next_start), (vec!["room"], vec![]));
+    }
+
+    #[test]
+    fn the_room_server_hands_out_other_turn_servers_when_it_starts_anew() {
+        let plan = plan_for(|config| config.webrtc.turn.username = "me".to_owned());
+        assert!(plan.rooms);
+        assert_eq!(plan.now, ["webrtc"]);
     }
 
     #[test]
     fn what_viewers_are_connected_to_waits_for_a_restart() {
         let plan = plan_for(|config| {
-            config.webrtc.max_viewers = 2;
-            config.room.name = "attic".to_owned();
+            config.webrtc.udp_port = 8081;
+            config.control.muted = true;
         });
-        assert!(!plan.video && !plan.audio);
-        assert_eq!(plan.at_next_start, ["room", "webrtc"]);
-    }
-
-    #[test]
-    fn a_stream_that_was_not_offered_waits_for_a_restart() {
-        let plan = plan_for(|config| config.audio.source = "none".to_owned());
-        assert!(!plan.audio);
-        assert_eq!(plan.at_next_start, ["audio.source"]);
+        assert!(plan.now.is_empty() && !plan.rooms);
+        assert_eq!(plan.at_next_start, ["webrtc.udp_port", "control.muted"]);
     }
 }

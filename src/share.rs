@@ -19,6 +19,10 @@ pub const INSTALLED: &str = "/etc/roomcam";
 /// Where the installed services keep their state.
 const INSTALLED_STATE: &str = "/var/lib/roomcam";
 
+/// Of the 256 colours, which no theme changes.
+const BLACK_ON_WHITE: &str = "\x1b[38;5;16;48;5;231m";
+const RESET: &str = "\x1b[0m";
+
 /// Why there is no link.
 #[derive(Debug, thiserror::Error)]
 pub enum ShareError {
@@ -151,16 +155,17 @@ fn key(config: &Config, place: &Place) -> Result<Secret, ShareError> {
     Err(ShareError::NoKeyYet(place.state.clone()))
 }
 
-/// Returns the link for a phone's camera, in half blocks: two modules a character, dark on light
-/// whatever the terminal's colours are. `None` where it is too long for any code.
+/// Returns the link for a phone's camera, in half blocks: two modules a character. Black on white
+/// whatever the terminal's colours are, for few phones read light codes on dark. `None` where the link
+/// is too long for any code.
 fn qr_code(url: &str) -> Option<String> {
     let code = QrCode::new(url).ok()?;
-    Some(
-        code.render::<Dense1x2>()
-            .dark_color(Dense1x2::Dark)
-            .light_color(Dense1x2::Light)
-            .build(),
-    )
+    let drawn = code.render::<Dense1x2>().build();
+    let lines: Vec<String> = drawn
+        .lines()
+        .map(|line| format!("{BLACK_ON_WHITE}{line}{RESET}"))
+        .collect();
+    Some(lines.join("\n"))
 }
 
 #[cfg(test)]
@@ -215,11 +220,37 @@ mod tests {
     }
 
     #[test]
-    fn a_link_fits_a_terminal_as_a_qr_code() {
+    fn a_link_fits_a_terminal_as_a_qr_code_that_is_read_back() {
         let url =
             "http://192.168.178.123:8080/#room=living-room&key=0123456789abcdef0123456789abcdef";
         let code = qr_code(url).unwrap();
-        let widest = code.lines().map(|line| line.chars().count()).max();
-        assert!(widest <= Some(60) && code.lines().count() <= 30, "{code}");
+        let line = |line: &str| {
+            let drawn = line.strip_prefix(BLACK_ON_WHITE);
+            let drawn = drawn.and_then(|drawn| drawn.strip_suffix(RESET));
+            drawn.unwrap().chars().collect()
+        };
+        let lines: Vec<Vec<char>> = code.lines().map(line).collect();
+        assert!(lines[0].len() <= 60 && lines.len() <= 30, "{code}");
+        assert_eq!(seen(&lines), url);
+    }
+
+    /// Returns what a phone reads where the characters are black on white.
+    fn seen(lines: &[Vec<char>]) -> String {
+        // Pixels of a module: what looks for codes needs more than one.
+        const SCALE: usize = 4;
+        let (width, height) = (lines[0].len() * SCALE, lines.len() * 2 * SCALE);
+        let is_black = |x: usize, y: usize| {
+            let (row, module) = (y / SCALE / 2, y / SCALE % 2);
+            match lines[row][x / SCALE] {
+                '█' => true,
+                '▀' => module == 0,
+                '▄' => module == 1,
+                _ => false,
+            }
+        };
+        let mut picture = rqrr::PreparedImage::prepare_from_bitmap(width, height, is_black);
+        let grids = picture.detect_grids();
+        assert_eq!(grids.len(), 1);
+        grids[0].decode().unwrap().1
     }
 }

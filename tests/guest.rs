@@ -18,7 +18,8 @@ use serde_json::Value;
 use crate::support::chromium::{Chromium, Setup};
 use crate::support::guest::{Guest, PATIENCE};
 
-const VIVID: &str = "vivid n_devs=1 node_types=0x1 num_inputs=1 input_types=0 vid_cap_nr=0";
+pub(crate) const VIVID: &str =
+    "vivid n_devs=1 node_types=0x1 num_inputs=1 input_types=0 vid_cap_nr=0";
 const LOOPBACK: &str =
     "v4l2loopback video_nr=20 card_label=Loopback exclusive_caps=1 max_buffers=8";
 const SOUND_CARD: &str = "snd-aloop";
@@ -28,7 +29,7 @@ const SMALL: &str = "width = 320\nheight = 180\nfps = 15";
 const NO_SOUND: &str = "[audio]\nsource = \"none\"";
 
 /// From a camera's return to its picture. Within 2 s on real machines, where nothing is emulated.
-const BACK_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const BACK_WITHIN: Duration = Duration::from_secs(10);
 
 fn video(source: &str) -> String {
     format!("[video]\nsource = \"{source}\"\n{SMALL}\n")
@@ -263,29 +264,37 @@ fn watch(guest: &Guest, options: &[&str]) -> Value {
 }
 
 async fn join(guest: &Guest) -> Viewer {
-    let invitation: Invitation = guest.url().parse().expect("the guest's own URL");
+    join_at(&guest.url()).await
+}
+
+pub(crate) async fn join_at(url: &str) -> Viewer {
+    let invitation: Invitation = url.parse().expect("the guest's own URL");
     let viewer = Viewer::join(&invitation, None).await;
     viewer.expect("the room is open")
 }
 
-async fn until(viewer: &mut Viewer, what: &str, condition: impl FnMut(&Seen) -> bool) -> Seen {
+pub(crate) async fn until(
+    viewer: &mut Viewer,
+    what: &str,
+    condition: impl FnMut(&Seen) -> bool,
+) -> Seen {
     let seen = viewer.until(PATIENCE, condition).await;
     seen.unwrap_or_else(|seen| panic!("the viewer never {what}: {seen:#?}"))
 }
 
-async fn until_more_frames(viewer: &mut Viewer) {
+pub(crate) async fn until_more_frames(viewer: &mut Viewer) {
     let goal = viewer.seen().counts.frames + 10;
     until(viewer, "sees again", |seen| seen.counts.frames >= goal).await;
 }
 
 /// Waits until the device tells that its camera is waited for; returns why.
-async fn until_waiting(viewer: &mut Viewer) -> String {
+pub(crate) async fn until_waiting(viewer: &mut Viewer) -> String {
     let waiting = |seen: &Seen| state(seen).is_some_and(|s| s.video == "waiting");
     let seen = until(viewer, "is told", waiting).await;
     state(&seen).map(|s| s.detail.clone()).unwrap_or_default()
 }
 
-fn state(seen: &Seen) -> Option<&DeviceState> {
+pub(crate) fn state(seen: &Seen) -> Option<&DeviceState> {
     seen.state.as_ref()
 }
 

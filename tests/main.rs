@@ -8,6 +8,8 @@ mod connecting;
 #[cfg(test)]
 mod dialects;
 #[cfg(test)]
+mod emulated;
+#[cfg(test)]
 mod guest;
 #[cfg(test)]
 mod installed;
@@ -17,6 +19,8 @@ mod layering;
 mod misbehaving;
 #[cfg(test)]
 mod pairing;
+#[cfg(test)]
+mod published;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]

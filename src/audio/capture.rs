@@ -112,28 +112,44 @@ where
             self.set_status(SourceStatus::Starting);
             self.capture();
             self.set_status(SourceStatus::Off);
+            info!("microphone closed");
         }
     }
 
     /// Returns false when the thread is to end.
     fn wait_until_wanted(&mut self) -> bool {
-        let request = &mut self.request;
-        // Its owner is gone, which the last value does not tell.
-        if request.has_changed().is_err() {
-            return false;
-        }
-        self.progress.idle();
-        let wanted = request.wait_for(|request| request.run || request.shutdown);
-        match self.runtime.block_on(wanted) {
-            Ok(request) => !request.shutdown,
-            Err(_) => false,
+        loop {
+            // Its owner is gone, which the last value does not tell.
+            if self.request.has_changed().is_err() {
+                return false;
+            }
+            let request = self.request.borrow_and_update().clone();
+            let is_there = self.settings.borrow_and_update().is_there();
+            if request.shutdown {
+                return false;
+            }
+            if request.run && is_there {
+                return true;
+            }
+            self.progress.idle();
+            let (request, settings) = (&mut self.request, &mut self.settings);
+            let changed = self.runtime.block_on(async {
+                tokio::select! {
+                    changed = request.changed() => changed,
+                    changed = settings.changed() => changed,
+                }
+            });
+            if changed.is_err() {
+                return false;
+            }
         }
     }
 
     fn is_wanted(&self) -> bool {
         self.progress.made(clock::now());
+        let is_there = self.settings.borrow().is_there();
         let request = self.request.borrow();
-        request.run && !request.shutdown && self.request.has_changed().is_ok()
+        request.run && is_there && !request.shutdown && self.request.has_changed().is_ok()
     }
 
     fn is_configured_anew(&self) -> bool {
@@ -146,9 +162,13 @@ where
         let mut failures = 0_u32;
         while self.is_wanted() {
             let Err(error) = self.stream(&mut failures) else {
+                self.progress.excused();
                 failures = 0;
                 continue;
             };
+            if !matches!(error, AudioError::Stalled { .. }) {
+                self.progress.excused();
+            }
             failures = failures.saturating_add(1);
             self.report(&error);
             self.pause(if error.is_retryable() && failures <= FAILURES_UNTIL_SLOW {
@@ -164,6 +184,7 @@ where
     fn stream(&mut self, failures: &mut u32) -> Result<(), AudioError> {
         let settings = self.settings.borrow_and_update().clone();
         let mut source = (self.open)(&settings)?;
+        self.progress.opened(clock::now());
         let mut encoder = Encoder::new(settings.bitrate_kbps)?;
         let mut framer = Framer::default();
         let mut fader = Fader::default();
@@ -184,6 +205,7 @@ where
                 };
                 // Fails only when nobody listens. full: oldest lost, the next stands alone
                 drop(self.frames.send(Arc::new(frame)));
+                self.progress.delivered(clock::now());
                 if !is_live {
                     is_live = true;
                     *failures = 0;

@@ -22,6 +22,11 @@ impl Demand {
         }
     }
 
+    /// Takes another time that the devices stay open.
+    pub const fn set_idle_timeout(&mut self, idle_timeout: Duration) {
+        self.idle_timeout = idle_timeout;
+    }
+
     /// Records whether someone watches.
     pub fn handle_viewers(&mut self, viewers: usize, now: Instant) {
         let watched = viewers > 0;

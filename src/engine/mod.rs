@@ -66,12 +66,12 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long viewers get to be told at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// What is fixed when the engine starts.
+/// What the engine is asked for. It may change at any time, but for what says otherwise.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// `[webrtc]`
+    /// `[webrtc]`; port and advertised addresses are those of the start.
     pub webrtc: config::WebRtc,
-    /// `[control]`
+    /// `[control]`; the switches are those of the start.
     pub control: config::Control,
     /// Target of the video encoder, in bit/s.
     pub video_bitrate_bps: u32,
@@ -86,6 +86,9 @@ pub struct EngineOptions {
     /// Whether to offer the loopback address: the room server is on this machine, and may hand out
     /// servers that are.
     pub offer_loopback: bool,
+    /// What we say in each room that the device is in. A room that is left out is left, once nobody
+    /// else holds its sender; media goes on.
+    pub rooms: BTreeMap<RoomIndex, mpsc::Sender<RoomMessage>>,
 }
 
 impl EngineOptions {
@@ -102,10 +105,10 @@ impl EngineOptions {
 /// What connects the engine to the rest of the daemon.
 #[derive(Debug)]
 pub struct EngineChannels {
+    /// What is asked for.
+    pub options: watch::Receiver<EngineOptions>,
     /// What happens in the rooms.
     pub events: mpsc::Receiver<(RoomIndex, RoomEvent)>,
-    /// What we say in each room.
-    pub messages: Vec<mpsc::Sender<RoomMessage>>,
     /// Pictures.
     pub video: broadcast::Receiver<Arc<VideoFrame>>,
     /// Sound.
@@ -152,10 +155,8 @@ pub enum EngineError {
 /// # Errors
 ///
 /// [`EngineError`]; where the port is in use, the message says what to do.
-pub fn spawn(
-    options: EngineOptions,
-    channels: EngineChannels,
-) -> Result<JoinHandle<()>, EngineError> {
+pub fn spawn(mut channels: EngineChannels) -> Result<JoinHandle<()>, EngineError> {
+    let options = channels.options.borrow_and_update().clone();
     let certificate = Certificate::generate()?;
     let (opened, is_open) = std::sync::mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name("engine".to_owned());
@@ -225,6 +226,7 @@ enum Input {
     Datagrams,
     Reflexive(SocketAddr),
     Relay(turn::Incoming),
+    Options,
     Status,
     Timer,
     Stop,
@@ -281,6 +283,7 @@ impl Engine {
                         session.with(|viewer| viewer.handle_audio(&frame));
                     }
                 }
+                Input::Options => self.handle_options(now),
                 Input::Status => self.handle_status(),
                 Input::AudioLost | Input::Timer => {}
                 Input::Room(room, event) => self.handle_room_event(room, event, now),
@@ -316,6 +319,7 @@ impl Engine {
                 Err(broadcast::error::RecvError::Lagged(_)) => Input::AudioLost,
                 Err(broadcast::error::RecvError::Closed) => Input::Stop,
             },
+            changed = channels.options.changed() => changed.map_or(Input::Stop, |()| Input::Options),
             event = channels.events.recv() => {
                 event.map_or(Input::Stop, |(room, event)| Input::Room(room, event))
             }
@@ -384,6 +388,30 @@ impl Engine {
         }
         for session in self.sessions.values_mut() {
             session.with(|viewer| viewer.handle_video(frame, now));
+        }
+    }
+
+    /// The configuration was read again. What viewers are connected by stays as it is.
+    fn handle_options(&mut self, now: Instant) {
+        let options = self.channels.options.borrow_and_update().clone();
+        let running = std::mem::replace(&mut self.options, options);
+        let options = &self.options;
+        self.roster.set_max_viewers(options.webrtc.max_viewers);
+        self.demand.set_idle_timeout(options.control.idle_timeout());
+        self.rooms_joined
+            .retain(|room| options.rooms.contains_key(room));
+        self.handed
+            .retain(|room, _| options.rooms.contains_key(room));
+        let reach = options.reach_of_room_servers();
+        let turn = &mut self.network.turn;
+        turn.configure(&options.webrtc, options.authorities.clone(), reach);
+        if options.webrtc.ice_servers != running.webrtc.ice_servers {
+            self.reflexive = stun::Reflexive::new();
+            let configured = &options.webrtc.ice_servers;
+            self.reflexive.add_servers(configured, Reach::Anywhere, now);
+            for handed in self.handed.values() {
+                self.reflexive.add_servers(handed, reach, now);
+            }
         }
     }
 
@@ -506,11 +534,8 @@ impl Engine {
                     self.explain(id, now);
                 }
                 self.end(id);
-                let viewers = self.roster.connected_viewers();
                 match reason {
-                    Ended::Gone => {
-                        tracing::info!(viewer = id.0, viewers, dropped, "viewer gone");
-                    }
+                    Ended::Gone => self.log_gone(id, dropped),
                     Ended::NeverAnswered => {
                         tracing::debug!(viewer = id.0, "nobody took our offer");
                     }
@@ -572,7 +597,7 @@ impl Engine {
                 session.with(|viewer| viewer.send_control(&state, now));
             }
         }
-        let rooms = (self.rooms_joined.len(), self.channels.messages.len());
+        let rooms = (self.rooms_joined.len(), self.options.rooms.len());
         self.channels.pulse.send_if_modified(|pulse| {
             let due = now.saturating_duration_since(pulse.at) >= HEARTBEAT;
             let changed = due || self.last_report.as_ref() != Some(&report);
@@ -594,6 +619,11 @@ impl Engine {
             self.options.has_video.then_some(&*video),
             self.options.has_audio.then_some(&*audio),
         )
+    }
+
+    fn log_gone(&self, id: SessionId, dropped: u64) {
+        let viewers = self.roster.connected_viewers();
+        tracing::info!(viewer = id.0, viewers, dropped, "viewer gone");
     }
 
     /// Closes a session that the roster has let go of already.

@@ -36,26 +36,33 @@ fn state_of(what: &str, status: Option<&SourceStatus>) -> (SourceState, Option<S
     }
 }
 
-/// Returns one line for `systemctl status`.
+/// Returns one line for `systemctl status`: where it is, who watches, and what is not as usual.
 ///
 /// `rooms` are how many the device is in, of how many.
 pub(super) fn summary(report: &Report, rooms: (usize, usize)) -> String {
-    let mut line = match report.viewers {
+    let place = match rooms {
+        (0, _) => "not in a room yet".to_owned(),
+        (1, 1) => "in the room".to_owned(),
+        (joined, all) if joined < all => format!("in {joined} of {all} rooms"),
+        (_, all) => format!("in {all} rooms"),
+    };
+    let viewers = match report.viewers {
+        0 => "nobody watches".to_owned(),
         1 => "1 viewer".to_owned(),
         n => format!("{n} viewers"),
     };
-    match rooms {
-        (0, _) => line.push_str(", not in a room yet"),
-        (joined, all) if joined < all => {
-            line.push_str(&format!(", in {joined} of {all} rooms"));
-        }
-        _ => {}
-    }
-    if !report.detail.is_empty() {
-        line.push_str(", ");
-        line.push_str(&report.detail);
-    }
-    line
+    let camera_is_off = report.video != SourceState::None && !report.device.camera;
+    let is_muted = report.audio != SourceState::None && report.device.muted;
+    let starts = [("camera", report.video), ("microphone", report.audio)]
+        .into_iter()
+        .filter(|(_, state)| *state == SourceState::Starting)
+        .map(|(what, _)| format!("{what} starts"));
+    let mut line = vec![place, viewers];
+    line.extend(camera_is_off.then(|| "camera switched off".to_owned()));
+    line.extend(is_muted.then(|| "muted".to_owned()));
+    line.extend(starts);
+    line.extend((!report.detail.is_empty()).then(|| report.detail.clone()));
+    line.join(", ")
 }
 
 /// The reasons name the thing themselves: it is said once.
@@ -96,7 +103,7 @@ mod tests {
         let line = summary(&report, (1, 1));
         assert_eq!(
             line,
-            "1 viewer, waiting for camera: /dev/video0 is not present"
+            "in the room, 1 viewer, waiting for camera: /dev/video0 is not present"
         );
     }
 
@@ -112,6 +119,38 @@ mod tests {
             (SourceState::Off, SourceState::None)
         );
         assert_eq!(report.detail, "");
-        assert_eq!(summary(&report, (0, 1)), "0 viewers, not in a room yet");
+        assert_eq!(
+            summary(&report, (0, 1)),
+            "not in a room yet, nobody watches, camera switched off"
+        );
+    }
+
+    #[test]
+    fn systemd_is_told_what_the_device_does_in_a_line() {
+        let live = SourceStatus::Live {
+            description: "tone".to_owned(),
+        };
+        let told = |device, viewers, camera: &SourceStatus, rooms| {
+            let report = report(device, viewers, Some(camera), Some(&live));
+            summary(&report, rooms)
+        };
+        assert_eq!(
+            told(ON, 0, &SourceStatus::Off, (1, 1)),
+            "in the room, nobody watches"
+        );
+        assert_eq!(
+            told(ON, 1, &SourceStatus::Starting, (2, 3)),
+            "in 2 of 3 rooms, 1 viewer, camera starts"
+        );
+        let muted = DeviceState {
+            camera: false,
+            muted: true,
+        };
+        assert_eq!(
+            told(muted, 4, &SourceStatus::Off, (3, 3)),
+            "in 3 rooms, 4 viewers, camera switched off, muted"
+        );
+        let nothing = summary(&report(muted, 0, None, None), (0, 2));
+        assert_eq!(nothing, "not in a room yet, nobody watches");
     }
 }

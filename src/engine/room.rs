@@ -39,6 +39,9 @@ impl Engine {
     pub(super) fn handle_room_event(&mut self, room: RoomIndex, event: RoomEvent, now: Instant) {
         let seat = |viewer: ViewerId| Seat { room, viewer };
         match event {
+            // On its way when the room was left.
+            RoomEvent::Joined { .. } | RoomEvent::IceServers(_)
+                if !self.options.rooms.contains_key(&room) => {}
             RoomEvent::Joined { ice_servers } => {
                 self.rooms_joined.insert(room);
                 self.learn_servers(room, ice_servers, now);
@@ -64,8 +67,13 @@ impl Engine {
             RoomEvent::ViewerLeft { viewer, on_purpose } => {
                 let seat = seat(viewer);
                 self.waiting.retain(|waiting| waiting.seat != seat);
-                for session in self.roster.handle_left(&seat, on_purpose) {
-                    self.close(session, "left the room");
+                for id in self.roster.handle_left(&seat, on_purpose) {
+                    let watched = self.sessions.get(&id).filter(|s| s.is_connected());
+                    let dropped = watched.map(Session::dropped_frames);
+                    self.close(id, "left the room");
+                    if let Some(dropped) = dropped {
+                        self.log_gone(id, dropped);
+                    }
                 }
             }
             RoomEvent::Call { viewer, is_present } => {
@@ -383,7 +391,7 @@ impl Engine {
     }
 
     pub(super) fn say(&self, room: RoomIndex, message: RoomMessage) {
-        let Some(messages) = self.channels.messages.get(room.0) else {
+        let Some(messages) = self.options.rooms.get(&room) else {
             return;
         };
         // full: dropped; the link has been stuck for a hundred messages, the viewer tries again

@@ -53,6 +53,13 @@ impl Turn {
         }
     }
 
+    /// Takes other servers, for whoever comes; what is lent to us stays.
+    pub(super) fn configure(&mut self, webrtc: &WebRtc, authorities: Authorities, reach: Reach) {
+        self.relays.handle_configuration(webrtc);
+        self.authorities = authorities;
+        self.reach = reach;
+    }
+
     /// Waits for something that a connection reports. Cancel safe.
     pub(super) async fn next(&mut self) -> Incoming {
         match self.events.recv().await {

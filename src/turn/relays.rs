@@ -190,15 +190,8 @@ impl Relays {
     /// Takes the servers of the configuration. Nothing is asked of them before [`Self::want`].
     #[must_use]
     pub fn new(webrtc: &WebRtc) -> Self {
-        let own = webrtc.turn.urls.iter().filter_map(|url| {
-            Some(Server {
-                url: url.parse().ok()?,
-                source: webrtc.turn.source(),
-                is_handed: false,
-            })
-        });
         Self {
-            configured: own.chain(servers(&webrtc.ice_servers, false)).collect(),
+            configured: configured(webrtc),
             handed: Vec::new(),
             phase: Phase::Idle,
             wanted_until: None,
@@ -210,6 +203,11 @@ impl Relays {
             told: HashMap::new(),
             outputs: VecDeque::new(),
         }
+    }
+
+    /// Takes other servers of the configuration. What is lent to us stays as long as it is wanted.
+    pub fn handle_configuration(&mut self, webrtc: &WebRtc) {
+        self.configured = configured(webrtc);
     }
 
     /// Takes the servers that a room server hands out, in the place of those it handed out before.
@@ -657,6 +655,18 @@ const fn remedy(ended: Ended) -> &'static str {
         Ended::Forgotten => "it was restarted; another address is borrowed",
         Ended::Refused { .. } | Ended::Nonsense => "see its log",
     }
+}
+
+/// The TURN servers of the configuration, in its order.
+fn configured(webrtc: &WebRtc) -> Vec<Server> {
+    let own = webrtc.turn.urls.iter().filter_map(|url| {
+        Some(Server {
+            url: url.parse().ok()?,
+            source: webrtc.turn.source(),
+            is_handed: false,
+        })
+    });
+    own.chain(servers(&webrtc.ice_servers, false)).collect()
 }
 
 /// The TURN servers of a list that come with a user.

@@ -154,14 +154,22 @@ impl Capture {
                 let request = self.request.borrow_and_update();
                 (request.run, request.shutdown)
             };
+            let is_there = self.settings.borrow_and_update().is_there();
             if shutdown {
                 return false;
             }
-            if run {
+            if run && is_there {
                 return true;
             }
             self.progress.idle();
-            if self.runtime.block_on(self.request.changed()).is_err() {
+            let (request, settings) = (&mut self.request, &mut self.settings);
+            let changed = self.runtime.block_on(async {
+                tokio::select! {
+                    changed = request.changed() => changed,
+                    changed = settings.changed() => changed,
+                }
+            });
+            if changed.is_err() {
                 return false;
             }
         }
@@ -172,7 +180,8 @@ impl Capture {
         self.progress.made(clock::now());
         self.request.has_changed().ok()?;
         let request = self.request.borrow_and_update().clone();
-        (request.run && !request.shutdown).then_some(request)
+        let is_there = self.settings.borrow().is_there();
+        (request.run && is_there && !request.shutdown).then_some(request)
     }
 
     /// Opens the source, again and again, until it is no longer wanted.
@@ -183,17 +192,23 @@ impl Capture {
         let mut attempts = Attempts::default();
         while self.wanted().is_some() {
             let settings = self.settings.borrow_and_update().clone();
-            let ended = open(&settings)
-                .and_then(|mut source| self.publish_all(source.as_mut(), settings, &mut attempts));
+            let ended = open(&settings).and_then(|mut source| {
+                self.progress.opened(clock::now());
+                self.publish_all(source.as_mut(), settings, &mut attempts)
+            });
             let error = match ended {
                 Ok(Ending::NotWanted) => return,
                 Ok(Ending::ConfiguredAnew) => {
+                    self.progress.excused();
                     attempts = Attempts::default();
                     self.report(SourceStatus::Starting);
                     continue;
                 }
                 Err(error) => error,
             };
+            if !matches!(error, VideoError::Stalled { .. }) {
+                self.progress.excused();
+            }
             let retry_in = attempts.failed(&error, clock::now());
             self.report(SourceStatus::Waiting {
                 reason: reason(&error),
@@ -247,8 +262,10 @@ impl Capture {
             let Some(frame) = packetizer.packetize(&unit) else {
                 continue;
             };
+            let now = clock::now();
+            self.progress.delivered(now);
             if attempts.live_since.is_none() {
-                attempts.live_since = Some(clock::now());
+                attempts.live_since = Some(now);
                 self.report(SourceStatus::Live {
                     description: source.description(),
                 });
@@ -324,6 +341,7 @@ fn reason(error: &VideoError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::{HUNG_AFTER, Lack, STARVED_AFTER};
     use crate::video::AccessUnit;
     use bytes::Bytes;
     use std::collections::VecDeque;
@@ -358,12 +376,13 @@ mod tests {
         record: Arc<Record>,
         delivered: usize,
         fails_after: usize,
+        fails_with: fn() -> VideoError,
     }
 
     impl VideoSource for Scripted {
         fn next(&mut self) -> Result<Option<AccessUnit>, VideoError> {
             if self.delivered == self.fails_after {
-                return Err(unplugged());
+                return Err((self.fails_with)());
             }
             let data = if self.delivered == 0 { KEYFRAME } else { DELTA };
             self.delivered += 1;
@@ -404,10 +423,18 @@ mod tests {
         }
     }
 
+    fn stalled() -> VideoError {
+        VideoError::Stalled {
+            path: "/dev/video0".into(),
+            silent_for: Duration::from_secs(5),
+        }
+    }
+
     /// What the next attempt to open gives; without a script, a camera that works.
     enum Attempt {
         Fails(VideoError),
         WorksFor(usize),
+        StallsAfter(usize),
     }
 
     struct Bench {
@@ -452,16 +479,18 @@ mod tests {
             let open = move |settings: &config::Video| {
                 shared.asked_for(settings);
                 shared.opened.fetch_add(1, Ordering::SeqCst);
-                let fails_after = match attempts.pop_front() {
+                let (fails_after, fails_with): (_, fn() -> _) = match attempts.pop_front() {
                     Some(Attempt::Fails(error)) => return Err(error),
-                    Some(Attempt::WorksFor(frames)) => frames,
-                    None => usize::MAX,
+                    Some(Attempt::WorksFor(frames)) => (frames, unplugged),
+                    Some(Attempt::StallsAfter(frames)) => (frames, stalled),
+                    None => (usize::MAX, unplugged),
                 };
                 shared.open_now.fetch_add(1, Ordering::SeqCst);
                 Ok(Box::new(Scripted {
                     record: Arc::clone(&shared),
                     delivered: 0,
                     fails_after,
+                    fails_with,
                 }) as Box<dyn VideoSource>)
             };
             Self {
@@ -637,24 +666,62 @@ mod tests {
     }
 
     #[test]
+    fn a_source_that_is_taken_out_of_the_configuration_is_closed_until_there_is_another() {
+        let mut bench = Bench::with([]);
+        bench.ask(|r| r.run = true);
+        bench.wait_until_live();
+        bench
+            .settings
+            .send_modify(|video| video.source = "none".into());
+        bench.wait_for(|s| *s == SourceStatus::Off);
+        assert_eq!(bench.record.open_now.load(Ordering::SeqCst), 0);
+        bench
+            .settings
+            .send_modify(|video| video.source = "auto".into());
+        bench.wait_until_live();
+        bench.ask(|r| r.shutdown = true);
+        bench.join();
+    }
+
+    #[test]
     fn the_thread_shows_progress_while_it_works_and_none_is_asked_of_it_while_it_waits() {
         let mut bench = Bench::with([]);
-        let later = || clock::now() + crate::progress::HUNG_AFTER;
+        let later = || clock::now() + HUNG_AFTER;
         bench.ask(|r| r.run = true);
         bench.wait_until_live();
         let seen = clock::now();
         bench.next_frame();
-        assert!(!bench.progress.is_hung(seen));
-        assert!(bench.progress.is_hung(later() + Duration::from_secs(60)));
+        assert_eq!(bench.progress.lack(seen), None);
+        let much_later = later() + Duration::from_secs(60);
+        assert_eq!(bench.progress.lack(much_later), Some(Lack::Hung));
         bench.ask(|r| r.run = false);
         bench.wait_for(|s| *s == SourceStatus::Off);
         let deadline = clock::now() + Duration::from_secs(20);
-        while bench.progress.is_hung(later()) {
+        while bench.progress.lack(later()).is_some() {
             assert!(clock::now() < deadline, "it says that it waits");
             thread::sleep(Duration::from_millis(1));
         }
         bench.ask(|r| r.shutdown = true);
         bench.join();
+    }
+
+    /// Returns what only a new process may mend, some time after these attempts to open failed.
+    fn lack_after(attempts: impl IntoIterator<Item = Attempt>) -> Option<Lack> {
+        let mut bench = Bench::with(attempts);
+        let progress = bench.progress.clone();
+        bench.ask(|r| r.run = true);
+        bench.wait_for(|s| matches!(s, SourceStatus::Waiting { .. }));
+        bench.ask(|r| r.shutdown = true);
+        bench.join();
+        let later = clock::now() + STARVED_AFTER;
+        progress.made(later);
+        progress.lack(later)
+    }
+
+    #[test]
+    fn a_camera_that_falls_silent_is_a_lack_and_one_that_is_unplugged_is_not() {
+        assert_eq!(lack_after([Attempt::StallsAfter(3)]), Some(Lack::Starved));
+        assert_eq!(lack_after([Attempt::WorksFor(3)]), None);
     }
 
     #[test]

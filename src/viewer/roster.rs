@@ -94,6 +94,11 @@ impl Roster {
         }
     }
 
+    /// Takes another limit. Those who are here stay.
+    pub const fn set_max_viewers(&mut self, max_viewers: usize) {
+        self.max_viewers = max_viewers;
+    }
+
     /// Records that a connection failed before it was up, perhaps for want of common cryptography.
     pub const fn handle_failed(&mut self) {
         self.has_failed = true;

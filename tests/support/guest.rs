@@ -5,9 +5,9 @@
 //! through a virtio port. `tests/guest/` makes and starts the machine. Everything in it is emulated,
 //! so it is 10 to 20 times slower than the host: the limits here are generous.
 
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -16,8 +16,14 @@ use std::time::Duration;
 use roomcam::clock;
 use tempfile::TempDir;
 
+use crate::support::control::Control;
+
 /// How long anything in the guest may take, its start included. On a quiet machine that is 4 s.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The same where it boots a whole Debian, which takes half a minute on a quiet machine.
+const BOOT_PATIENCE: Duration = Duration::from_secs(300);
+
 const POLL_EVERY: Duration = Duration::from_millis(50);
 
 /// One guest at a time: two would emulate at half the speed each.
@@ -35,7 +41,7 @@ const KEY: &str = "guest-key";
 #[derive(Debug)]
 pub(crate) struct Guest {
     qemu: Child,
-    control: BufReader<UnixStream>,
+    control: Control,
     directory: TempDir,
     http_port: u16,
     media_port: u16,
@@ -45,9 +51,14 @@ pub(crate) struct Guest {
 impl Guest {
     /// Starts a guest in which `modules` are loaded, each line one call of `modprobe`.
     pub(crate) async fn start(modules: &[&str]) -> Self {
+        Self::start_image(image(), &[], modules).await
+    }
+
+    /// The same of another image, with further options of QEMU's.
+    pub(crate) async fn start_image(image: &Path, options: &[&str], modules: &[&str]) -> Self {
         for _ in 0..BOOTS {
-            let mut guest = Self::boot(ONE_AT_A_TIME.lock().await);
-            let is_up = guest.talk("true").is_ok();
+            let mut guest = Self::boot(image, options, ONE_AT_A_TIME.lock().await);
+            let is_up = guest.control.talk("true").is_ok();
             let loaded = is_up && modules.iter().all(|module| guest.loads(module));
             if loaded || !guest.console().contains(EMULATION_FAILED) {
                 return guest;
@@ -62,14 +73,14 @@ impl Guest {
 
     /// Loads a module; returns false where the guest is gone.
     fn loads(&mut self, module: &str) -> bool {
-        let answer = self.talk(&format!("modprobe {module}"));
+        let answer = self.control.talk(&format!("modprobe {module}"));
         if let Ok((status, output)) = &answer {
             assert_eq!(*status, 0, "in the guest: modprobe {module}\n{output}");
         }
         answer.is_ok()
     }
 
-    fn boot(turn: tokio::sync::MutexGuard<'static, ()>) -> Self {
+    fn boot(image: &Path, options: &[&str], turn: tokio::sync::MutexGuard<'static, ()>) -> Self {
         let directory = TempDir::new().expect("the temporary directory is writable");
         let socket = directory.path().join("control");
         let listener = UnixListener::bind(&socket).expect("a socket in a new directory");
@@ -80,7 +91,8 @@ impl Guest {
         );
         let console = std::fs::File::create(directory.path().join("console"));
         let mut qemu = Command::new(scripts().join("run"))
-            .arg(image())
+            .arg(image)
+            .args(options)
             .args(["-netdev", &network])
             .args(["-device", "virtio-net-pci,netdev=network,romfile="])
             .arg("-chardev")
@@ -91,10 +103,10 @@ impl Guest {
             .stderr(Stdio::inherit())
             .spawn()
             .expect("tests/guest/run starts");
-        let control = accept(&listener, &mut qemu);
+        let control = Control::accept(&listener, &mut qemu, BOOT_PATIENCE);
         Self {
             qemu,
-            control: BufReader::new(control),
+            control,
             directory,
             http_port,
             media_port,
@@ -111,25 +123,10 @@ impl Guest {
 
     /// Runs a shell command and returns its status and what it printed.
     pub(crate) fn attempt(&mut self, command: &str) -> (i32, String) {
-        self.talk(command).unwrap_or_else(|error| {
+        self.control.talk(command).unwrap_or_else(|error| {
             let console = self.console();
             panic!("the guest ended at: {command}: {error}\n{console}")
         })
-    }
-
-    /// One command and its answer, in the words of `tests/guest/init`.
-    fn talk(&mut self, command: &str) -> io::Result<(i32, String)> {
-        let line = format!("{}\n", command.replace('\n', " "));
-        self.control.get_mut().write_all(line.as_bytes())?;
-        let mut header = String::new();
-        self.control.read_line(&mut header)?;
-        let mut numbers = header.split_whitespace().map(str::parse);
-        let (Some(Ok(status)), Some(Ok(length))) = (numbers.next(), numbers.next()) else {
-            return Err(io::Error::other(format!("it answered {header:?}")));
-        };
-        let mut output = vec![0; usize::try_from(length).map_err(io::Error::other)?];
-        self.control.read_exact(&mut output)?;
-        Ok((status, String::from_utf8_lossy(&output).into_owned()))
     }
 
     /// Runs a shell command until it succeeds; returns what it printed then.
@@ -204,7 +201,17 @@ impl Guest {
 
     /// Returns the URL of the page, with room and key.
     pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/#room=cam&key={KEY}", self.http_port)
+        self.url_with(KEY)
+    }
+
+    /// The same with another key.
+    pub(crate) fn url_with(&self, key: &str) -> String {
+        format!("http://127.0.0.1:{}/#room=cam&key={key}", self.http_port)
+    }
+
+    /// Returns the UDP port at which the host reaches the guest's port of the same number.
+    pub(crate) const fn media_port(&self) -> u16 {
+        self.media_port
     }
 
     fn serves(&self) -> bool {
@@ -227,7 +234,10 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = self.talk("cat /run/log").map(|(_, log)| log);
+            let log = self
+                .control
+                .talk("cat /run/log || journalctl --no-pager --boot --lines=80")
+                .map(|(_, log)| log);
             complain("the daemon", &log.unwrap_or_default());
             complain("the guest's console", &self.console());
         }
@@ -245,32 +255,12 @@ fn complain(who: &str, log: &str) {
 }
 
 /// Returns a TCP and a UDP port that nobody uses.
-fn free_ports() -> (u16, u16) {
+pub(crate) fn free_ports() -> (u16, u16) {
     let any = "127.0.0.1:0";
     let tcp = TcpListener::bind(any).and_then(|socket| socket.local_addr());
     let udp = UdpSocket::bind(any).and_then(|socket| socket.local_addr());
     let both = tcp.and_then(|tcp| Ok((tcp.port(), udp?.port())));
     both.expect("the loopback has free ports")
-}
-
-/// Waits for the guest's end of the control channel.
-fn accept(listener: &UnixListener, qemu: &mut Child) -> UnixStream {
-    let non_blocking = listener.set_nonblocking(true);
-    non_blocking.expect("a socket can be non-blocking");
-    let deadline = clock::now() + PATIENCE;
-    loop {
-        if let Ok((control, _)) = listener.accept() {
-            let limits = control
-                .set_nonblocking(false)
-                .and_then(|()| control.set_read_timeout(Some(PATIENCE)));
-            limits.expect("a socket can wait for so long");
-            return control;
-        }
-        let ended = qemu.try_wait().ok().flatten();
-        assert!(ended.is_none(), "QEMU ended: {ended:?}");
-        assert!(clock::now() < deadline, "QEMU does not start");
-        std::thread::sleep(POLL_EVERY);
-    }
 }
 
 fn scripts() -> PathBuf {

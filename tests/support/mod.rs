@@ -2,8 +2,10 @@
 
 pub(crate) mod aiortc;
 pub(crate) mod chromium;
+pub(crate) mod control;
 pub(crate) mod demo;
 pub(crate) mod device;
+pub(crate) mod emulated;
 pub(crate) mod guest;
 pub(crate) mod http;
 pub(crate) mod islands;

@@ -2,6 +2,7 @@
 //! `tests/system/boot`.
 
 use std::fs::File;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -9,6 +10,8 @@ use std::time::Duration;
 
 use roomcam::clock;
 use tempfile::TempDir;
+
+use crate::support::guest::{self, Guest};
 
 /// How long anything may take that is not measured. The machine may have other things to do.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
@@ -147,6 +150,23 @@ impl System {
         command
     }
 
+    /// Does `work` at the other end of the cable: its sockets are there, and so are its processes.
+    pub(crate) fn do_outside<T: Send>(&self, work: impl Future<Output = T> + Send) -> T {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.script.id()));
+        let namespace = namespace.expect("the script runs");
+        let thread = move || {
+            enter(&namespace);
+            // Its threads are where this one is.
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build();
+            runtime.expect("threads are to be had").block_on(work)
+        };
+        let ended = std::thread::scope(|scope| scope.spawn(thread).join());
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
     /// Returns the process of a service.
     pub(crate) fn main_pid(&self, unit: &str) -> String {
         let pid = self.run(&format!("systemctl show --property=MainPID --value {unit}"));
@@ -238,15 +258,15 @@ pub(crate) fn package(revision: u32) -> PathBuf {
     found.expect("this revision was made")
 }
 
-/// Boots the system in an emulated machine; returns what it printed to the console.
-pub(crate) fn emulate(guest: &Path) -> String {
-    let output = Command::new("timeout")
-        .args(["--kill-after=5", "400"])
-        .arg(scripts().join("emulate"))
-        .args([root(), guest, &package(1)])
+/// Boots the system in an emulated machine, with the package installed.
+pub(crate) async fn emulate() -> Guest {
+    let image = tempfile::tempdir().expect("there is room");
+    let made = Command::new(scripts().join("emulate"))
+        .args([root(), guest::image(), &package(1), image.path()])
         .stdin(Stdio::null())
         .output();
-    printed(&output.expect("tests/system/emulate starts"))
+    printed(&made.expect("tests/system/emulate starts"));
+    Guest::start_image(image.path(), &["-m", "2048"], &[]).await
 }
 
 #[expect(
@@ -255,6 +275,14 @@ pub(crate) fn emulate(guest: &Path) -> String {
 )]
 fn complain(log: &str) {
     eprintln!("---- log of the system\n{log}----");
+}
+
+/// Takes this thread to a network namespace.
+#[expect(unsafe_code, reason = "std does not know namespaces")]
+fn enter(namespace: &File) {
+    // SAFETY: the call takes a descriptor, which is open, and touches no memory of ours.
+    let status = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
+    assert_eq!(status, 0, "root may: {}", std::io::Error::last_os_error());
 }
 
 fn scripts() -> PathBuf {
