@@ -13,7 +13,7 @@ const AROUND: &str = "mkdir /root/bin && cd /root/bin && \
     printf '#!/bin/sh\\nexec cp /packages/roomcam_*-1_*.deb /root/\\n' >scp && \
     printf '#!/bin/sh\\n' >ssh && \
     printf '#!/bin/sh\\nexec \"$@\"\\n' >sudo && \
-    printf '#!/bin/sh\\nexec sed -i 0,/auto/s//pattern/ \"$1\"\\n' >sudoedit && \
+    printf '#!/bin/sh\\nexec sed -i /^.video/,/^width/s/auto/pattern/ \"$1\"\\n' >sudoedit && \
     chmod +x *";
 
 #[test]
