@@ -41,8 +41,7 @@ impl Control {
     ///
     /// The machine is gone, or has not answered in time.
     pub(crate) fn talk(&mut self, command: &str) -> io::Result<(i32, String)> {
-        let line = format!("{}\n", command.replace('\n', " "));
-        self.0.get_mut().write_all(line.as_bytes())?;
+        self.say(command)?;
         let header = self.line()?;
         let mut numbers = header.split_whitespace().map(str::parse);
         let (Some(Ok(status)), Some(Ok(length))) = (numbers.next(), numbers.next()) else {
@@ -51,6 +50,16 @@ impl Control {
         let mut output = vec![0; usize::try_from(length).map_err(io::Error::other)?];
         self.0.read_exact(&mut output)?;
         Ok((status, String::from_utf8_lossy(&output).into_owned()))
+    }
+
+    /// Gives it a shell command that it may not live to answer.
+    ///
+    /// # Errors
+    ///
+    /// The machine is gone.
+    pub(crate) fn say(&mut self, command: &str) -> io::Result<()> {
+        let line = format!("{}\n", command.replace('\n', " "));
+        self.0.get_mut().write_all(line.as_bytes())
     }
 
     /// Waits for the next line that the machine says.

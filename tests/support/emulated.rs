@@ -81,7 +81,8 @@ impl Emulated {
 
     /// Reboots it.
     pub(crate) fn reboot(&mut self) {
-        self.run("systemctl --no-block reboot");
+        let said = self.control.say("systemctl --no-block reboot");
+        said.expect("the machine runs");
         self.wait_for_boot();
     }
 
@@ -130,12 +131,15 @@ impl Emulated {
     }
 
     fn wait_for_boot(&mut self) {
-        let said = self.control.line();
-        assert!(
-            said.as_deref().is_ok_and(|line| line.trim() == "READY"),
-            "no boot: {said:?}\n{}",
-            self.console()
-        );
+        // A machine that goes down may still answer what took it down, or be too late for that.
+        loop {
+            let said = self.control.line();
+            match said.as_deref() {
+                Ok("READY\n") => break,
+                Ok(answer) if answer.ends_with('\n') => {}
+                _ => panic!("no boot: {said:?}\n{}", self.console()),
+            }
+        }
         let state = self.attempt("systemctl is-system-running --wait").1;
         if state.trim() != "running" {
             let failed = self.attempt("systemctl --failed; journalctl --no-pager --lines=40");
