@@ -16,6 +16,7 @@ static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(())
 const AUDIBLE: f64 = 0.005;
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_page_shows_the_picture_and_plays_the_sound() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -43,6 +44,7 @@ async fn a_page_shows_the_picture_and_plays_the_sound() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_page_that_may_use_relays_alone_is_handed_credentials_that_work() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let addresses = roomcam::interfaces::reachable_addresses();
@@ -70,6 +72,7 @@ async fn a_page_that_may_use_relays_alone_is_handed_credentials_that_work() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_page_that_finds_no_path_says_what_the_device_says_of_it() {
     let _turn = ONE_AT_A_TIME.lock().await;
     // An address for documentation: nobody is there (RFC 5737).
@@ -87,6 +90,7 @@ async fn a_page_that_finds_no_path_says_what_the_device_says_of_it() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_page_takes_nothing_from_elsewhere_and_tells_nobody_the_key() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -108,6 +112,7 @@ async fn a_page_takes_nothing_from_elsewhere_and_tells_nobody_the_key() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn mute_silences_the_sound_for_everyone_and_every_page_shows_it() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -130,6 +135,7 @@ async fn mute_silences_the_sound_for_everyone_and_every_page_shows_it() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn stop_camera_stops_the_picture_for_everyone_and_start_brings_it_back() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -159,6 +165,7 @@ async fn stop_camera_stops_the_picture_for_everyone_and_start_brings_it_back() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn who_leaves_is_gone_and_can_come_back() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -183,6 +190,7 @@ async fn who_leaves_is_gone_and_can_come_back() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_wrong_key_is_said_in_words_and_the_right_one_may_follow() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -202,6 +210,7 @@ async fn a_wrong_key_is_said_in_words_and_the_right_one_may_follow() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_browser_without_h264_is_told_what_to_do() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -216,6 +225,7 @@ async fn a_browser_without_h264_is_told_what_to_do() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_browser_without_webrtc_or_that_refuses_a_connection_is_told_so() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -237,6 +247,7 @@ async fn a_browser_without_webrtc_or_that_refuses_a_connection_is_told_so() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn sound_that_was_held_back_or_paused_plays_after_a_tap_or_when_the_page_is_shown() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -264,6 +275,7 @@ async fn sound_that_was_held_back_or_paused_plays_after_a_tap_or_when_the_page_i
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_page_that_waits_on_a_dead_socket_joins_anew_when_the_network_is_back() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -286,6 +298,7 @@ async fn a_page_that_waits_on_a_dead_socket_joins_anew_when_the_network_is_back(
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_full_room_says_so_and_takes_the_next_one_when_somebody_left() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::configured(&[], "[webrtc]\nmax_viewers = 1\n");
@@ -306,6 +319,7 @@ async fn a_full_room_says_so_and_takes_the_next_one_when_somebody_left() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_camera_that_is_missing_is_named_while_the_sound_plays() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::configured(&["--video", "/dev/no-such-camera"], "");
@@ -319,6 +333,7 @@ async fn a_camera_that_is_missing_is_named_while_the_sound_plays() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_browser_that_hides_its_addresses_gets_the_picture() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -336,6 +351,7 @@ async fn a_browser_that_hides_its_addresses_gets_the_picture() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_broken_picture_is_mended_by_the_keyframe_its_decoder_asks_for() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -359,6 +375,7 @@ async fn a_broken_picture_is_mended_by_the_keyframe_its_decoder_asks_for() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_page_that_asks_for_a_keyframe_gets_one() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -380,6 +397,7 @@ async fn a_page_that_asks_for_a_keyframe_gets_one() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn the_picture_outlives_the_connection_to_the_room_server() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -398,6 +416,7 @@ async fn the_picture_outlives_the_connection_to_the_room_server() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_device_that_starts_anew_is_found_again() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -412,6 +431,7 @@ async fn a_device_that_starts_anew_is_found_again() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_device_that_hangs_is_connected_to_anew() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -430,6 +450,7 @@ async fn a_device_that_hangs_is_connected_to_anew() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn the_page_fits_a_phone() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -453,6 +474,7 @@ async fn the_page_fits_a_phone() {
 
 /// The page's own functions, called in the browser that runs them.
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn every_state_has_its_words() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -543,6 +565,7 @@ async fn every_state_has_its_words() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_picture_that_stands_still_is_asked_for_and_then_connected_anew() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();

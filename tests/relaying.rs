@@ -25,6 +25,7 @@ fn error(output: &Output) -> String {
 }
 
 #[test]
+#[ignore = "needs root: scripts/test"]
 fn a_viewer_in_another_network_watches_through_a_relay_over_udp_or_tcp() {
     let (islands, _server) = Islands::new();
     let coturn = islands.coturn(&[]);
@@ -43,6 +44,7 @@ fn a_viewer_in_another_network_watches_through_a_relay_over_udp_or_tcp() {
 }
 
 #[test]
+#[ignore = "needs root: scripts/test"]
 fn where_only_tls_works_the_relay_is_reached_over_tls() {
     let (islands, _server) = Islands::new();
     let key = KeyPair::generate().unwrap();
@@ -66,6 +68,7 @@ fn where_only_tls_works_the_relay_is_reached_over_tls() {
 }
 
 #[test]
+#[ignore = "needs root: scripts/test"]
 fn minted_credentials_are_renewed_while_somebody_watches() {
     let (islands, _server) = Islands::new();
     let coturn = islands.coturn(&[]);
@@ -89,6 +92,7 @@ fn minted_credentials_are_renewed_while_somebody_watches() {
 }
 
 #[test]
+#[ignore = "needs root: scripts/test"]
 fn a_wrong_secret_is_told_to_the_log_and_to_the_viewer_and_never_shown() {
     let (islands, _server) = Islands::new();
     let _coturn = islands.coturn(&[]);
@@ -106,6 +110,7 @@ fn a_wrong_secret_is_told_to_the_log_and_to_the_viewer_and_never_shown() {
 }
 
 #[test]
+#[ignore = "needs root: scripts/test"]
 fn without_a_relay_both_sides_are_told_what_each_offered_and_what_to_set() {
     let (islands, _server) = Islands::new();
     let device = islands.device("");
@@ -120,6 +125,7 @@ fn without_a_relay_both_sides_are_told_what_each_offered_and_what_to_set() {
 }
 
 #[test]
+#[ignore = "needs root: scripts/test"]
 fn a_relay_that_dies_disturbs_nobody_else_and_serves_again_when_it_is_back() {
     let (islands, _server) = Islands::new();
     let mut coturn = islands.coturn(&[]);
