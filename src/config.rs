@@ -17,6 +17,36 @@ use crate::turn::url::{TurnUrl, stun_host};
 
 mod credentials;
 
+/// Options of the camera program that are ours to set: what comes out would not be what is read.
+const OWN_OPTIONS: [&str; 26] = [
+    "-o",
+    "--output",
+    "-t",
+    "--timeout",
+    "-n",
+    "--nopreview",
+    "--codec",
+    "--width",
+    "--height",
+    "--framerate",
+    "--camera",
+    "--flush",
+    "--inline",
+    "--segment",
+    "--split",
+    "--circular",
+    "--frames",
+    "--list-cameras",
+    "--low-latency",
+    "--libav-format",
+    "--listen",
+    "-h",
+    "--help",
+    "--version",
+    "-c",
+    "--config",
+];
+
 pub use credentials::{Auth, Headers};
 
 /// Everything that can be configured.
@@ -41,7 +71,7 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Video {
-    /// `auto`, a device path, a by-id name, a card name, `pattern`, `file:PATH` or `none`.
+    /// `auto`, a device path, a by-id name, a card name, `csi`, `pattern`, `file:PATH` or `none`.
     pub source: String,
     /// Pixels.
     pub width: u32,
@@ -51,6 +81,35 @@ pub struct Video {
     pub fps: u32,
     /// Target of the encoder, in 1000 bit/s.
     pub bitrate_kbps: u32,
+    /// What encodes raw pictures: `auto`, `software`, or the path of a hardware encoder.
+    pub encoder: String,
+    /// The CSI camera behind libcamera.
+    pub csi: Csi,
+}
+
+/// `[video.csi]`
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Csi {
+    /// Its number in `rpicam-hello --list-cameras`.
+    pub camera: u32,
+    /// What the camera program delivers.
+    pub mode: CsiMode,
+    /// Further options of that program, each word a string of its own.
+    pub options: Vec<String>,
+    /// The program; empty: `rpicam-vid`, or `libcamera-vid` where that is missing.
+    pub program: String,
+}
+
+/// What the camera program delivers.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum CsiMode {
+    /// Pictures, which are encoded here: keyframes and bitrate as viewers need them.
+    #[default]
+    Raw,
+    /// H.264 of its own: less CPU, a keyframe once a second and a fixed bitrate.
+    H264,
 }
 
 /// `[audio]`
@@ -228,6 +287,8 @@ impl Default for Video {
             height: 720,
             fps: 30,
             bitrate_kbps: 2_000,
+            encoder: "auto".to_owned(),
+            csi: Csi::default(),
         }
     }
 }
@@ -526,7 +587,7 @@ impl Config {
                 "at most 16 different rooms (for ws-broadcast: one), each of 1 to 128 bytes, no control characters",
             ),
         };
-        let checks: [(&'static str, String, bool, &'static str); 10] = [
+        let checks: [(&'static str, String, bool, &'static str); 12] = [
             (
                 "video.width",
                 v.width.to_string(),
@@ -550,6 +611,18 @@ impl Config {
                 v.bitrate_kbps.to_string(),
                 (50..=50_000).contains(&v.bitrate_kbps),
                 "50 to 50000",
+            ),
+            (
+                "video.encoder",
+                v.encoder.clone(),
+                matches!(v.encoder.as_str(), "auto" | "software") || v.encoder.starts_with("/dev/"),
+                "\"auto\", \"software\", or the path of an encoder such as \"/dev/video11\"",
+            ),
+            (
+                "video.csi.options",
+                v.csi.options.join(" "),
+                v.csi.has_good_options(),
+                "at most 64 options of rpicam-vid, without those that this program sets (--width, --output, …)",
             ),
             (
                 "audio.bitrate_kbps",
@@ -630,6 +703,14 @@ fn check_ice_server(server: &IceServer) -> Result<(), ConfigError> {
 /// Returns a URL, unless somebody wrote a password into it.
 fn shown(url: &str) -> &str {
     if url.contains('@') { "…@…" } else { url }
+}
+
+impl Csi {
+    fn has_good_options(&self) -> bool {
+        let name = |word: &str| word.split('=').next().unwrap_or_default().to_owned();
+        let is_ours = |word: &String| OWN_OPTIONS.contains(&name(word).as_str());
+        self.options.len() <= 64 && !self.options.iter().any(is_ours)
+    }
 }
 
 impl Turn {
