@@ -16,38 +16,10 @@ use crate::signaling::IceServer;
 use crate::turn::url::{TurnUrl, stun_host};
 
 mod credentials;
-
-/// Options of the camera program that are ours to set: what comes out would not be what is read.
-const OWN_OPTIONS: [&str; 26] = [
-    "-o",
-    "--output",
-    "-t",
-    "--timeout",
-    "-n",
-    "--nopreview",
-    "--codec",
-    "--width",
-    "--height",
-    "--framerate",
-    "--camera",
-    "--flush",
-    "--inline",
-    "--segment",
-    "--split",
-    "--circular",
-    "--frames",
-    "--list-cameras",
-    "--low-latency",
-    "--libav-format",
-    "--listen",
-    "-h",
-    "--help",
-    "--version",
-    "-c",
-    "--config",
-];
+mod csi;
 
 pub use credentials::{Auth, Headers};
+pub use csi::{Csi, CsiMode};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
@@ -85,31 +57,6 @@ pub struct Video {
     pub encoder: String,
     /// The CSI camera behind libcamera.
     pub csi: Csi,
-}
-
-/// `[video.csi]`
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, default)]
-pub struct Csi {
-    /// Its number in `rpicam-hello --list-cameras`.
-    pub camera: u32,
-    /// What the camera program delivers.
-    pub mode: CsiMode,
-    /// Further options of that program, each word a string of its own.
-    pub options: Vec<String>,
-    /// The program; empty: `rpicam-vid`, or `libcamera-vid` where that is missing.
-    pub program: String,
-}
-
-/// What the camera program delivers.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(rename_all = "kebab-case")]
-pub enum CsiMode {
-    /// Pictures, which are encoded here: keyframes and bitrate as viewers need them.
-    #[default]
-    Raw,
-    /// H.264 of its own: less CPU, a keyframe once a second and a fixed bitrate.
-    H264,
 }
 
 /// `[audio]`
@@ -703,14 +650,6 @@ fn check_ice_server(server: &IceServer) -> Result<(), ConfigError> {
 /// Returns a URL, unless somebody wrote a password into it.
 fn shown(url: &str) -> &str {
     if url.contains('@') { "…@…" } else { url }
-}
-
-impl Csi {
-    fn has_good_options(&self) -> bool {
-        let name = |word: &str| word.split('=').next().unwrap_or_default().to_owned();
-        let is_ours = |word: &String| OWN_OPTIONS.contains(&name(word).as_str());
-        self.options.len() <= 64 && !self.options.iter().any(is_ours)
-    }
 }
 
 impl Turn {

@@ -28,11 +28,8 @@ pub fn limit(block: &mut [u8], luma_bytes: usize) {
         .for_each(|sample| *sample = limited_chroma(*sample));
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the high byte of 16 bits; the sums stay below 65536, see the tests"
-)]
 const fn scaled(full: u8, factor: u16, offset: u16) -> u8 {
+    // The sum stays below 65536, see the tests; its high byte is the sample.
     ((full as u16 * factor + offset) >> 8) as u8
 }
 
