@@ -748,9 +748,11 @@ mod tests {
                 keys.map(move |k| format!("{t}.{k}")).collect::<Vec<_>>()
             })
             .collect();
-        assert_eq!(keys.len(), 5 + 2 + 9 + 4 + 7 + 3, "{keys:?}");
+        assert_eq!(keys.len(), 7 + 2 + 9 + 4 + 7 + 3, "{keys:?}");
         let turn = table["webrtc"]["turn"].as_table().unwrap();
         assert_eq!(turn.len(), 5, "{turn:?}");
+        let csi = table["video"]["csi"].as_table().unwrap();
+        assert_eq!(csi.len(), 4, "{csi:?}");
     }
 
     #[test]

@@ -109,6 +109,31 @@ async fn a_camera_that_returns_under_another_number_is_found_by_its_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the guest: scripts/test"]
+async fn a_camera_that_delivers_damage_errors_and_then_nothing_is_used_again() {
+    let mut guest = Guest::start(&[VIVID]).await;
+    guest.start_daemon(&format!("{}{NO_SOUND}", video("vivid")));
+    let mut viewer = join(&guest).await;
+    until_more_frames(&mut viewer).await;
+
+    let faults = [
+        ("inject_v4l2_buf_flag_error=1", "marked by the driver"),
+        ("inject_fatal_streaming_error=1", "poll failed"),
+        (
+            "percentage_of_dropped_buffers=100",
+            "delivered no frame for",
+        ),
+    ];
+    for (fault, said) in faults {
+        guest.run(&format!("v4l2-ctl -d /dev/video0 -c {fault}"));
+        guest.run_until_it_succeeds(&format!("grep -q '{said}' /run/log"));
+        guest.run("v4l2-ctl -d /dev/video0 -c percentage_of_dropped_buffers=0");
+        until_more_frames(&mut viewer).await;
+    }
+    viewer.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
 async fn an_encoder_like_the_pis_encodes_and_one_of_no_use_is_named_in_the_log() {
     let mut guest = Guest::start(&[ENCODER, VIVID]).await;
     let node =

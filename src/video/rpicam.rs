@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(6);
 
 /// How long the program may be silent. libcamera takes a second or two to start, and starts a sensor
 /// that stopped answering again by itself.
-const LONGEST_SILENCE: Duration = Duration::from_secs(8);
+const LONGEST_SILENCE: Duration = Duration::from_secs(5);
 
 /// How long it may take to say its version.
 const VERSION_WITHIN: Duration = Duration::from_secs(3);
