@@ -117,7 +117,7 @@ async fn a_camera_that_delivers_damage_errors_and_then_nothing_is_used_again() {
 
     let faults = [
         ("inject_v4l2_buf_flag_error=1", "marked by the driver"),
-        ("inject_fatal_streaming_error=1", "poll failed"),
+        ("inject_fatal_streaming_error=1", "Input/output error"),
         (
             "percentage_of_dropped_buffers=100",
             "delivered no frame for",
