@@ -45,6 +45,7 @@ pub(super) struct Camera {
     description: String,
     last_picture: Instant,
     damaged: u64,
+    skipped: u64,
     resume: Resume,
 }
 
@@ -121,6 +122,7 @@ impl Camera {
             output,
             last_picture: clock::now(),
             damaged: 0,
+            skipped: 0,
             resume: Resume::new(),
         })
     }
@@ -131,9 +133,18 @@ impl Camera {
         {
             return Ok(Some(unit));
         }
-        let Some(filled) = self.queue.next(LONGEST_WAIT)? else {
+        let Some(mut filled) = self.queue.next(LONGEST_WAIT)? else {
             return Ok(None);
         };
+        // Where pictures come faster than they are encoded, the newest is worth the most. Of a coded
+        // stream each is needed.
+        if let Output::Encoded { .. } = self.output {
+            while let Some(newer) = self.queue.dequeue()? {
+                self.queue.give_back(filled)?;
+                filled = newer;
+                self.skipped += 1;
+            }
+        }
         let captured_at = filled.captured_at;
         let raw = self.queue.bytes(&filled);
         let mut damage = None;
@@ -254,6 +265,14 @@ impl Drop for Camera {
                 camera = self.description,
                 damaged,
                 "damaged pictures were skipped"
+            );
+        }
+        if self.skipped > 0 {
+            let (camera, skipped) = (&self.description, self.skipped);
+            tracing::info!(
+                camera,
+                skipped,
+                "pictures came faster than they are encoded"
             );
         }
     }

@@ -14,7 +14,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::csi::{self, Line, LogBudget};
@@ -33,6 +33,7 @@ pub(super) struct Running {
     /// Gone once it is reaped.
     child: Option<Child>,
     last_complaint: Arc<Mutex<Option<String>>>,
+    log: Option<JoinHandle<()>>,
 }
 
 impl Running {
@@ -62,9 +63,10 @@ impl Running {
         }
         let mut child = command.spawn()?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let running = Self {
+        let mut running = Self {
             child: Some(child),
             last_complaint: Arc::default(),
+            log: None,
         };
         let (Some(stdout), Some(stderr)) = (stdout, stderr) else {
             return Err(io::Error::other("no pipe"));
@@ -73,9 +75,8 @@ impl Running {
         let name = name.into_owned();
         let last_complaint = Arc::clone(&running.last_complaint);
         // Ends when the pipe does, which the program and its children hold.
-        thread::Builder::new()
-            .name("video-child".to_owned())
-            .spawn(move || log_lines(&name, stderr, &last_complaint))?;
+        let log = thread::Builder::new().name("video-child".to_owned());
+        running.log = Some(log.spawn(move || log_lines(&name, stderr, &last_complaint))?);
         Ok((running, stdout))
     }
 
@@ -91,6 +92,12 @@ impl Running {
         let child = self.child.as_ref()?;
         let by_itself = ends_within(child, PATIENCE);
         let status = self.stop();
+        // Its last words may still be on their way.
+        let deadline = clock::now() + PATIENCE;
+        let is_read = |log: &JoinHandle<()>| log.is_finished() || clock::now() >= deadline;
+        while !self.log.as_ref().is_none_or(is_read) {
+            thread::sleep(LOOK_EVERY);
+        }
         status.filter(|_| by_itself)
     }
 

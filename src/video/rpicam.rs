@@ -52,6 +52,10 @@ pub(super) struct Rpicam {
     description: String,
     /// When the first bytes of the picture that is arriving came.
     begun_at: Option<Instant>,
+    /// They were there before we looked: we are slower than the camera.
+    is_late: bool,
+    has_skipped: bool,
+    skipped: u64,
     last_bytes: Instant,
 }
 
@@ -122,16 +126,25 @@ impl Rpicam {
             stdout,
             output,
             begun_at: None,
+            is_late: false,
+            has_skipped: false,
+            skipped: 0,
             last_bytes: clock::now(),
         })
     }
 
     /// Reads once, where there is something; returns whether there was.
     fn read(&mut self, timeout: Duration) -> Result<bool, VideoError> {
-        let events = poll::wait(self.stdout.as_raw_fd(), libc::POLLIN, timeout);
-        let events = events.map_err(|e| self.failed(&format!("cannot be waited for: {e}")))?;
-        if events == 0 {
+        let is_there = |timeout| poll::wait(self.stdout.as_raw_fd(), libc::POLLIN, timeout);
+        let unwaited = is_there(Duration::ZERO)
+            .and_then(|now| Ok((now != 0, now != 0 || is_there(timeout)? != 0)));
+        let (unwaited, is_there) =
+            unwaited.map_err(|e| self.failed(&format!("cannot be waited for: {e}")))?;
+        if !is_there {
             return Ok(false);
+        }
+        if self.begun_at.is_none() {
+            self.is_late = unwaited;
         }
         let space = match &mut self.output {
             Output::Raw { stream, .. } => stream.space(),
@@ -170,6 +183,12 @@ impl Rpicam {
             Output::Raw { stream, encoder } => {
                 if let Some(picture) = stream.take() {
                     let captured_at = self.begun_at.take().unwrap_or_else(clock::now);
+                    // What waits in the pipe is old, and gets older. Every other one is shown.
+                    self.has_skipped = self.is_late && !self.has_skipped;
+                    if self.has_skipped {
+                        self.skipped += 1;
+                        return Ok(None);
+                    }
                     return encoder.encode(&picture, captured_at);
                 }
                 encoder.take_ready()
@@ -275,6 +294,19 @@ impl VideoSource for Rpicam {
     fn set_bitrate(&mut self, bits_per_second: u32) {
         if let Output::Raw { encoder, .. } = &mut self.output {
             encoder.set_bitrate(bits_per_second);
+        }
+    }
+}
+
+impl Drop for Rpicam {
+    fn drop(&mut self) {
+        if self.skipped > 0 {
+            let (camera, skipped) = (&self.description, self.skipped);
+            tracing::info!(
+                camera,
+                skipped,
+                "pictures came faster than they are encoded"
+            );
         }
     }
 }

@@ -281,6 +281,16 @@ fn a_flood_of_words_stops_neither_pictures_nor_end() {
 }
 
 #[test]
+fn pictures_that_come_faster_than_they_are_encoded_do_not_pile_up() {
+    let stand_in = StandIn::running("cat /dev/zero");
+    let mut source = stand_in.open();
+    for _ in 0..10 {
+        next(&mut source);
+    }
+    assert!((5..=10).contains(&source.skipped), "{}", source.skipped);
+}
+
+#[test]
 fn a_program_that_is_silent_is_waited_for_in_short_calls() {
     let stand_in = StandIn::running("sleep 60");
     let mut source = stand_in.open();
