@@ -29,7 +29,7 @@ const LONGEST_WAIT: Duration = Duration::from_millis(200);
 /// 60 per second up to 16 ms.
 const PAUSE: Duration = Duration::from_millis(6);
 
-/// How long the program may be silent. libcamera takes a second or two to start, and starts a sensor
+/// How long the program may deliver no picture. libcamera takes a second or two to start, and starts a sensor
 /// that stopped answering again by itself.
 const LONGEST_SILENCE: Duration = Duration::from_secs(5);
 
@@ -56,7 +56,7 @@ pub(super) struct Rpicam {
     is_late: bool,
     has_skipped: bool,
     skipped: u64,
-    last_bytes: Instant,
+    last_picture: Instant,
 }
 
 enum Output {
@@ -93,11 +93,9 @@ impl Rpicam {
             program: program.display().to_string(),
             reason: format!("cannot be started: {error}"),
         };
-        let arguments = csi::arguments(config, version);
-        let (child, stdout) = Running::start(&program, &arguments).map_err(failed)?;
-        child::widen(&stdout, PIPE_BYTES);
         let (width, height) = (config.width, config.height);
         let pixels = |n: u32| usize::try_from(n).unwrap_or_default();
+        // The encoder first: pictures must not pile up while it is tried out.
         let (output, how) = match config.csi.mode {
             CsiMode::Raw => {
                 let encoder = Encoder::open(config, (width, height), config.fps);
@@ -115,6 +113,9 @@ impl Rpicam {
                 "passed through".to_owned(),
             ),
         };
+        let arguments = csi::arguments(config, version);
+        let (child, stdout) = Running::start(&program, &arguments).map_err(failed)?;
+        child::widen(&stdout, PIPE_BYTES);
         let name = program.file_name().unwrap_or_default().to_string_lossy();
         let (camera, fps) = (config.csi.camera, config.fps);
         Ok(Self {
@@ -129,7 +130,7 @@ impl Rpicam {
             is_late: false,
             has_skipped: false,
             skipped: 0,
-            last_bytes: clock::now(),
+            last_picture: clock::now(),
         })
     }
 
@@ -156,9 +157,7 @@ impl Rpicam {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
             Err(error) => return Err(self.failed(&format!("cannot be read: {error}"))),
         };
-        let now = clock::now();
-        self.last_bytes = now;
-        self.begun_at.get_or_insert(now);
+        self.begun_at.get_or_insert_with(clock::now);
         match &mut self.output {
             Output::Raw { stream, .. } => {
                 stream.wrote(length);
@@ -252,27 +251,29 @@ impl VideoSource for Rpicam {
     fn next(&mut self) -> Result<Option<AccessUnit>, VideoError> {
         let deadline = clock::now() + LONGEST_WAIT;
         loop {
-            if let Some(unit) = self.take()? {
-                return Ok(Some(unit));
-            }
-            let waits_for_pause = self.waits_for_pause();
-            let left = deadline.saturating_duration_since(clock::now());
-            let timeout = if waits_for_pause { PAUSE } else { left };
-            if self.read(timeout)? {
-                continue;
-            }
-            if waits_for_pause {
-                self.pause();
-            }
+            let unit = self.take()?;
             let now = clock::now();
-            if now.saturating_duration_since(self.last_bytes) > LONGEST_SILENCE {
+            if unit.is_some() {
+                self.last_picture = now;
+            }
+            // Bytes may come without ever becoming a picture.
+            if now.saturating_duration_since(self.last_picture) > LONGEST_SILENCE {
                 return Err(VideoError::Stalled {
                     path: self.program.clone(),
                     silent_for: LONGEST_SILENCE,
                 });
             }
-            if now >= deadline {
-                return self.take();
+            if unit.is_some() || now >= deadline {
+                return Ok(unit);
+            }
+            let waits_for_pause = self.waits_for_pause();
+            let timeout = if waits_for_pause {
+                PAUSE
+            } else {
+                deadline - now
+            };
+            if !self.read(timeout)? && waits_for_pause {
+                self.pause();
             }
         }
     }

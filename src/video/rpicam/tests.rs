@@ -281,6 +281,21 @@ fn a_flood_of_words_stops_neither_pictures_nor_end() {
 }
 
 #[test]
+fn bytes_that_never_become_a_picture_do_not_hold_the_thread() {
+    let mut stand_in = StandIn::running("yes");
+    stand_in.config.csi.mode = CsiMode::H264;
+    let mut source = stand_in.open();
+    for _ in 0..2 {
+        let before = clock::now();
+        assert!(source.next().unwrap().is_none());
+        assert!(clock::now() - before < LONGEST_SILENCE);
+    }
+    let before = clock::now().checked_sub(2 * LONGEST_SILENCE).unwrap();
+    source.last_picture = before;
+    assert!(matches!(source.next(), Err(VideoError::Stalled { .. })));
+}
+
+#[test]
 fn pictures_that_come_faster_than_they_are_encoded_do_not_pile_up() {
     let stand_in = StandIn::running("cat /dev/zero");
     let mut source = stand_in.open();
@@ -298,7 +313,7 @@ fn a_program_that_is_silent_is_waited_for_in_short_calls() {
     assert!(source.next().unwrap().is_none());
     assert!(clock::now() - before < LONGEST_SILENCE);
     // As if it had been silent for long.
-    source.last_bytes = before.checked_sub(2 * LONGEST_SILENCE).unwrap();
+    source.last_picture = before.checked_sub(2 * LONGEST_SILENCE).unwrap();
     let error = error(&mut source);
     assert!(error.contains("delivered no frame for 5s"), "{error}");
 }
