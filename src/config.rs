@@ -16,8 +16,10 @@ use crate::signaling::IceServer;
 use crate::turn::url::{TurnUrl, stun_host};
 
 mod credentials;
+mod csi;
 
 pub use credentials::{Auth, Headers};
+pub use csi::{Csi, CsiMode};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
@@ -41,7 +43,7 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Video {
-    /// `auto`, a device path, a by-id name, a card name, `pattern`, `file:PATH` or `none`.
+    /// `auto`, a device path, a by-id name, a card name, `csi`, `pattern`, `file:PATH` or `none`.
     pub source: String,
     /// Pixels.
     pub width: u32,
@@ -51,6 +53,10 @@ pub struct Video {
     pub fps: u32,
     /// Target of the encoder, in 1000 bit/s.
     pub bitrate_kbps: u32,
+    /// What encodes raw pictures: `auto`, `software`, or the path of a hardware encoder.
+    pub encoder: String,
+    /// The CSI camera behind libcamera.
+    pub csi: Csi,
 }
 
 /// `[audio]`
@@ -228,6 +234,8 @@ impl Default for Video {
             height: 720,
             fps: 30,
             bitrate_kbps: 2_000,
+            encoder: "auto".to_owned(),
+            csi: Csi::default(),
         }
     }
 }
@@ -526,7 +534,7 @@ impl Config {
                 "at most 16 different rooms (for ws-broadcast: one), each of 1 to 128 bytes, no control characters",
             ),
         };
-        let checks: [(&'static str, String, bool, &'static str); 10] = [
+        let checks: [(&'static str, String, bool, &'static str); 12] = [
             (
                 "video.width",
                 v.width.to_string(),
@@ -550,6 +558,18 @@ impl Config {
                 v.bitrate_kbps.to_string(),
                 (50..=50_000).contains(&v.bitrate_kbps),
                 "50 to 50000",
+            ),
+            (
+                "video.encoder",
+                v.encoder.clone(),
+                matches!(v.encoder.as_str(), "auto" | "software") || v.encoder.starts_with("/dev/"),
+                "\"auto\", \"software\", or the path of an encoder such as \"/dev/video11\"",
+            ),
+            (
+                "video.csi.options",
+                v.csi.options.join(" "),
+                v.csi.has_good_options(),
+                "at most 64 options of rpicam-vid, without those that this program sets (--width, --output, …)",
             ),
             (
                 "audio.bitrate_kbps",
@@ -728,9 +748,11 @@ mod tests {
                 keys.map(move |k| format!("{t}.{k}")).collect::<Vec<_>>()
             })
             .collect();
-        assert_eq!(keys.len(), 5 + 2 + 9 + 4 + 7 + 3, "{keys:?}");
+        assert_eq!(keys.len(), 7 + 2 + 9 + 4 + 7 + 3, "{keys:?}");
         let turn = table["webrtc"]["turn"].as_table().unwrap();
         assert_eq!(turn.len(), 5, "{turn:?}");
+        let csi = table["video"]["csi"].as_table().unwrap();
+        assert_eq!(csi.len(), 4, "{csi:?}");
     }
 
     #[test]

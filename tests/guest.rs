@@ -2,7 +2,8 @@
 //! drivers in an emulated machine, watched from outside.
 //!
 //! `vivid` is a camera with raw pictures that can be unplugged, `v4l2loopback` one that delivers the
-//! H.264 that `examples/h264_camera.rs` makes, `snd-aloop` a sound card whose outputs are its inputs.
+//! H.264 or MJPEG that `examples/loopback_camera.rs` makes, `vicodec` an encoder with the interface of the
+//! Pi's (but FWHT in place of H.264), `snd-aloop` a sound card whose outputs are its inputs.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -22,6 +23,7 @@ pub(crate) const VIVID: &str =
     "vivid n_devs=1 node_types=0x1 num_inputs=1 input_types=0 vid_cap_nr=0";
 const LOOPBACK: &str =
     "v4l2loopback video_nr=20 card_label=Loopback exclusive_caps=1 max_buffers=8";
+const ENCODER: &str = "vicodec multiplanar=1";
 const SOUND_CARD: &str = "snd-aloop";
 
 /// What an emulated processor encodes in time.
@@ -58,7 +60,7 @@ async fn a_camera_with_h264_is_passed_through_and_a_newcomer_starts_within_its_g
     // 20 s: whoever comes in between would wait for up to so long.
     const GOP: u64 = 300;
     let mut guest = Guest::start(&[LOOPBACK]).await;
-    start_h264_camera(&mut guest, GOP);
+    start_camera(&mut guest, "H264", GOP);
     guest.start_daemon(&format!("{}{NO_SOUND}", video("/dev/video20")));
 
     let mut first = join(&guest).await;
@@ -70,6 +72,89 @@ async fn a_camera_with_h264_is_passed_through_and_a_newcomer_starts_within_its_g
     assert_eq!(made_meanwhile, 0, "the newcomer started with the last one");
     assert!(guest.log().contains("passed through"), "{}", guest.log());
     first.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn jpeg_pictures_are_decoded_and_damaged_ones_skipped() {
+    let mut guest = Guest::start(&[LOOPBACK]).await;
+    start_camera(&mut guest, "MJPG", 5);
+    guest.start_daemon(&format!("{}{NO_SOUND}", video("auto")));
+
+    let report = watch(&guest, &["--frames", "30"]);
+    assert_eq!(report["picture"], serde_json::json!([320, 180]));
+    let log = guest.log();
+    assert!(log.contains("MJPG 320x180"), "{log}");
+    assert!(log.contains("skipped a damaged picture"), "{log}");
+    assert!(log.contains("because=\"it is the only one\""), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn a_camera_that_returns_under_another_number_is_found_by_its_name() {
+    let mut guest = Guest::start(&[&format!("{VIVID} multiplanar=2")]).await;
+    guest.start_daemon(&format!("{}{NO_SOUND}", video("platform:vivid-000")));
+    let mut viewer = join(&guest).await;
+    until(&mut viewer, "sees", |seen| seen.counts.frames >= 10).await;
+
+    guest.run("echo vivid.0 >/sys/bus/platform/drivers/vivid/unbind");
+    until_waiting(&mut viewer).await;
+    guest.run("modprobe v4l2loopback video_nr=0");
+    guest.run("echo vivid.0 >/sys/bus/platform/drivers/vivid/bind");
+    until_more_frames(&mut viewer).await;
+    assert_eq!(guest.holders("/dev/video0").len(), 0);
+    assert_eq!(guest.holders("/dev/video1").len(), 1);
+    viewer.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn a_camera_that_delivers_damage_errors_and_then_nothing_is_used_again() {
+    let mut guest = Guest::start(&[VIVID]).await;
+    guest.start_daemon(&format!("{}{NO_SOUND}", video("vivid")));
+    let mut viewer = join(&guest).await;
+    until_more_frames(&mut viewer).await;
+
+    let faults = [
+        ("inject_v4l2_buf_flag_error=1", "marked by the driver"),
+        ("inject_fatal_streaming_error=1", "Input/output error"),
+        (
+            "percentage_of_dropped_buffers=100",
+            "delivered no frame for",
+        ),
+    ];
+    for (fault, said) in faults {
+        guest.run(&format!("v4l2-ctl -d /dev/video0 -c {fault}"));
+        guest.run_until_it_succeeds(&format!("grep -q '{said}' /run/log"));
+        guest.run("v4l2-ctl -d /dev/video0 -c percentage_of_dropped_buffers=0");
+        until_more_frames(&mut viewer).await;
+    }
+    viewer.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn an_encoder_like_the_pis_encodes_and_one_of_no_use_is_named_in_the_log() {
+    let mut guest = Guest::start(&[ENCODER, VIVID]).await;
+    let node =
+        guest.run("basename $(dirname $(grep -l stateful-encoder /sys/class/video4linux/*/name))");
+    let node = format!("/dev/{}", node.trim());
+    // Neither is a multiple of what the encoder rounds up to.
+    let report = guest.run(&format!(
+        "chroot /host {} {node} FWHT 332 182 40",
+        example("encode")
+    ));
+    let report: Value = serde_json::from_str(&report).expect("a report");
+    assert_eq!(report["pictures"], 40, "{report}");
+
+    guest.start_daemon(&format!(
+        "{}encoder = \"{node}\"\n{NO_SOUND}",
+        video("vivid")
+    ));
+    watch(&guest, &["--frames", "10"]);
+    let log = guest.log();
+    assert!(log.contains("does not turn YU12 into H264"), "{log}");
+    assert!(log.contains("encoded by OpenH264"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,7 +274,7 @@ async fn what_is_missing_or_of_no_use_is_said_in_words_and_ends_nothing() {
     let detail = until_waiting(&mut viewer).await;
     assert!(detail.contains("/dev/video20 offers"), "{detail}");
     // Now it is one.
-    start_h264_camera(&mut guest, 15);
+    start_camera(&mut guest, "H264", 15);
     until_more_frames(&mut viewer).await;
     viewer.leave().await;
 }
@@ -310,15 +395,22 @@ fn wait_until_closed(guest: &mut Guest) {
     }
 }
 
-fn start_h264_camera(guest: &mut Guest, gop: u64) {
-    let mut program = PathBuf::from(env!("CARGO_BIN_EXE_roomcam"));
-    program.set_file_name("examples");
-    program.push("h264_camera");
+fn start_camera(guest: &mut Guest, format: &str, each: u64) {
     guest.run(&format!(
-        "chroot /host {} /dev/video20 320 180 15 {gop} >/run/camera 2>&1 & echo $! >/run/camera.pid",
-        program.display()
+        "chroot /host {} /dev/video20 {format} 320 180 15 {each} >/run/camera 2>&1 & \
+         echo $! >/run/camera.pid",
+        example("loopback_camera")
     ));
-    guest.run_until_it_succeeds("v4l2-ctl -d /dev/video20 --get-fmt-video-out | grep -q H264");
+    guest.run_until_it_succeeds(&format!(
+        "v4l2-ctl -d /dev/video20 --get-fmt-video-out | grep -q {format}"
+    ));
+}
+
+/// Returns the path of an example, which Cargo builds with the tests.
+fn example(name: &str) -> String {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_roomcam"));
+    let program = program.with_file_name("examples").join(name);
+    program.display().to_string()
 }
 
 /// Plays into the sound card's output, which is its input.

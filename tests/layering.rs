@@ -43,8 +43,16 @@ const OWNERS: &[(&str, &[&str])] = &[
             "src/watch/websocket.rs",
         ],
     ),
-    ("v4l::", &["src/video/v4l2.rs"]),
+    (
+        "v4l::",
+        &[
+            "src/video/v4l2.rs",
+            "src/video/v4l2/queue.rs",
+            "src/video/v4l2/request.rs",
+        ],
+    ),
     ("webrtc::", &["src/watch/webrtc.rs"]),
+    ("zune_jpeg::", &["src/video/mjpeg.rs"]),
     ("Instant::now", &["src/clock.rs"]),
     ("SystemTime::now", &["src/clock.rs"]),
 ];
@@ -70,6 +78,11 @@ const PURE: &[&str] = &[
     "src/signaling/server_url.rs",
     "src/signaling/socketio.rs",
     "src/turn/",
+    "src/video/coded_stream.rs",
+    "src/video/csi.rs",
+    "src/video/jpeg.rs",
+    "src/video/range.rs",
+    "src/video/raw_stream.rs",
     "src/viewer/",
 ];
 

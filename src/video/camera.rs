@@ -1,18 +1,21 @@
 //! A V4L2 camera as a source: which format, passed through or encoded, when it counts as dead.
 //!
 //! H.264 from the camera is passed through, never decoded. Raw pictures are encoded straight from
-//! the driver's buffer where their layout allows.
+//! the driver's buffer where their layout allows; JPEG pictures are decoded first.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::convert::Converter;
+use super::convert::{Converter, I420};
+use super::encoder::Encoder;
 use super::format::{self, FourCc, Size};
-use super::openh264::OpenH264;
+use super::mjpeg::Mjpeg;
 use super::resume::Resume;
-use super::v4l2::{CodecControl, Device, Identity, Negotiated, Stream};
+use super::v4l2::queue::Queue;
+use super::v4l2::{CodecControl, Device, Identity, Kind, Negotiated};
 use super::{AccessUnit, VideoError, VideoSource};
 use crate::h264::access_unit;
 use crate::{clock, config};
@@ -30,14 +33,19 @@ const GOP_ON_DEMAND_S: u32 = 10;
 /// Seconds from keyframe to keyframe of one that does not: a newcomer waits, or is sent, that much.
 const GOP_UNASKED_S: u32 = 1;
 
+/// Buffers that the driver fills in turn: one being filled, one waiting, one in our hands, and one
+/// to spare for a late wake-up. More would only add latency when we are late.
+const BUFFERS: u32 = 4;
+
 /// A camera that is open and streaming.
 #[derive(Debug)]
 pub(super) struct Camera {
-    stream: Stream,
+    queue: Queue,
     output: Output,
     description: String,
     last_picture: Instant,
     damaged: u64,
+    skipped: u64,
     resume: Resume,
 }
 
@@ -47,9 +55,28 @@ enum Output {
         keyframes_on_demand: bool,
     },
     Encoded {
-        converter: Converter,
-        encoder: OpenH264,
+        pictures: Pictures,
+        encoder: Encoder,
     },
+}
+
+/// How a buffer becomes a picture.
+#[derive(Debug)]
+enum Pictures {
+    Raw(Converter),
+    Jpeg(Mjpeg),
+}
+
+impl Pictures {
+    /// Returns the picture in `bytes`, or what is wrong with it.
+    fn read<'a>(&'a mut self, bytes: &'a [u8]) -> Result<I420<'a>, String> {
+        match self {
+            Self::Raw(converter) => converter
+                .convert(bytes)
+                .ok_or_else(|| "cut short".to_owned()),
+            Self::Jpeg(decoder) => decoder.decode(bytes).map_err(|damage| damage.to_string()),
+        }
+    }
 }
 
 impl Camera {
@@ -63,68 +90,99 @@ impl Camera {
             offered,
         };
         let identity = identity.ok_or_else(|| refused("no video (it is no camera)".to_owned()))?;
-        if let Some(problem) = problem(&identity) {
-            return Err(refused(problem.to_owned()));
-        }
-        let offers = device.formats();
+        let kind = usable_queue(&identity).map_err(|problem| refused(problem.to_owned()))?;
+        let offers = device.formats(kind);
         let wanted = Size {
             width: config.width,
             height: config.height,
         };
-        let choice =
-            format::choose(&offers, wanted).ok_or_else(|| refused(format::describe(&offers)))?;
-        let settled = device.set_format(choice)?;
-        let frame_time = device.set_frame_rate(config.fps);
+        let fastest = |choice| device.shortest_interval(choice).map(rounded_rate);
+        let choice = format::choose(&offers, wanted, config.fps, fastest)
+            .ok_or_else(|| refused(format::describe(&offers)))?;
+        let settled = device.set_format(kind, choice, 0)?;
+        let frame_time = device.set_frame_rate(kind, config.fps);
         let fps = frame_time.map_or(config.fps, rounded_rate);
-        let bitrate_bps = config.bitrate_kbps.saturating_mul(1_000);
-        let output = output(&device, settled, fps, bitrate_bps).ok_or_else(|| {
+        let output = output(&device, settled, fps, config).ok_or_else(|| {
             refused(format!(
                 "{} when asked for {}",
                 settled.fourcc, choice.fourcc
             ))
         })?;
-        let how = match output {
-            Output::PassedThrough { .. } => "passed through",
-            Output::Encoded { .. } => "encoded by OpenH264",
+        let how = match &output {
+            Output::PassedThrough { .. } => "passed through".to_owned(),
+            Output::Encoded { encoder, .. } => format!("encoded by {}", encoder.name()),
         };
+        let queue = Queue::allocate(&Arc::new(device), kind, BUFFERS)?;
+        queue.give_all()?;
+        queue.start()?;
         let (card, fourcc, size) = (&identity.card, settled.fourcc, settled.size);
         Ok(Self {
             description: format!("{card} {fourcc} {size} at {fps} fps, {how}"),
-            stream: Stream::start(device)?,
+            queue,
             output,
             last_picture: clock::now(),
             damaged: 0,
+            skipped: 0,
             resume: Resume::new(),
         })
     }
 
     fn take(&mut self) -> Result<Option<AccessUnit>, VideoError> {
-        let Some(filled) = self.stream.next(LONGEST_WAIT)? else {
+        if let Output::Encoded { encoder, .. } = &mut self.output
+            && let Some(unit) = encoder.take_ready()?
+        {
+            return Ok(Some(unit));
+        }
+        let Some(mut filled) = self.queue.next(LONGEST_WAIT)? else {
             return Ok(None);
         };
+        // Where pictures come faster than they are encoded, the newest is worth the most. Of a coded
+        // stream each is needed.
+        if let Output::Encoded { .. } = self.output {
+            while let Some(newer) = self.queue.dequeue()? {
+                self.queue.give_back(filled)?;
+                filled = newer;
+                self.skipped += 1;
+            }
+        }
         let captured_at = filled.captured_at;
-        let raw = self.stream.bytes(&filled);
-        // An empty buffer is what some UVC cameras send while they start.
-        let mut is_damaged = filled.is_damaged || raw.is_empty();
-        let coded = match &mut self.output {
-            _ if is_damaged => Ok(None),
-            Output::PassedThrough { .. } => Ok(Some(Bytes::copy_from_slice(raw))),
-            Output::Encoded { converter, encoder } => match converter.convert(raw) {
-                Some(picture) => encoder.encode(&picture, captured_at),
-                None => {
-                    is_damaged = true;
+        let raw = self.queue.bytes(&filled);
+        let mut damage = None;
+        let unit = match &mut self.output {
+            _ if filled.is_damaged => {
+                damage = Some("marked by the driver".to_owned());
+                Ok(None)
+            }
+            // What some UVC cameras send while they start.
+            _ if raw.is_empty() => {
+                damage = Some("empty".to_owned());
+                Ok(None)
+            }
+            Output::PassedThrough { .. } => Ok(Some(AccessUnit {
+                data: Bytes::copy_from_slice(raw),
+                captured_at,
+            })),
+            Output::Encoded { pictures, encoder } => match pictures.read(raw) {
+                Ok(picture) => encoder.encode(&picture, captured_at),
+                Err(reason) => {
+                    damage = Some(reason);
                     Ok(None)
                 }
             },
         };
-        self.stream.give_back(filled)?;
-        if is_damaged {
+        self.queue.give_back(filled)?;
+        let is_damaged = damage.is_some();
+        if let Some(reason) = damage {
             self.damaged += 1;
             if self.damaged == 1 {
-                tracing::warn!(camera = self.description, "skipped a damaged picture");
+                tracing::warn!(
+                    camera = self.description,
+                    reason,
+                    "skipped a damaged picture"
+                );
             }
         }
-        let unit = coded?.map(|data| AccessUnit { data, captured_at });
+        let unit = unit?;
         Ok(match self.output {
             Output::PassedThrough { .. } => self.decodable(unit, is_damaged),
             Output::Encoded { .. } => unit,
@@ -158,7 +216,7 @@ impl VideoSource for Camera {
         let silent_for = now.saturating_duration_since(self.last_picture);
         if silent_for > LONGEST_SILENCE {
             return Err(VideoError::Stalled {
-                path: self.stream.path().to_owned(),
+                path: self.queue.path().to_owned(),
                 silent_for: LONGEST_SILENCE,
             });
         }
@@ -181,7 +239,7 @@ impl VideoSource for Camera {
     fn request_keyframe(&mut self) {
         match &mut self.output {
             Output::PassedThrough { .. } => {
-                let device = self.stream.device();
+                let device = self.queue.device();
                 device.set_control(CodecControl::ForceKeyframe, 1);
             }
             Output::Encoded { encoder, .. } => encoder.request_keyframe(),
@@ -191,7 +249,7 @@ impl VideoSource for Camera {
     fn set_bitrate(&mut self, bits_per_second: u32) {
         match &mut self.output {
             Output::PassedThrough { .. } => {
-                let device = self.stream.device();
+                let device = self.queue.device();
                 device.set_control(CodecControl::Bitrate, bits_per_second);
             }
             Output::Encoded { encoder, .. } => encoder.set_bitrate(bits_per_second),
@@ -209,22 +267,36 @@ impl Drop for Camera {
                 "damaged pictures were skipped"
             );
         }
+        if self.skipped > 0 {
+            let (camera, skipped) = (&self.description, self.skipped);
+            tracing::info!(
+                camera,
+                skipped,
+                "pictures came faster than they are encoded"
+            );
+        }
     }
 }
 
-/// Returns why a device cannot be a camera for us, whatever formats it lists.
-pub(super) const fn problem(identity: &Identity) -> Option<&'static str> {
-    if !identity.captures() || identity.is_converter() {
-        Some("no single-planar video capture")
-    } else if identity.needs_media_controller() {
-        Some("sensor data of a CSI camera, which only libcamera makes pictures of")
-    } else {
-        None
+/// Returns the queue that a camera's pictures come out of, or why it can be no camera for us,
+/// whatever formats it lists.
+pub(super) const fn usable_queue(identity: &Identity) -> Result<Kind, &'static str> {
+    match identity.capture_queue() {
+        Some(_) if identity.needs_media_controller() => {
+            Err("sensor data of a CSI camera, which only libcamera makes pictures of")
+        }
+        Some(kind) if !identity.is_converter() => Ok(kind),
+        _ => Err("no video capture"),
     }
 }
 
 /// Prepares the way from what the device settled on to H.264, or `None` where there is none.
-fn output(device: &Device, settled: Negotiated, fps: u32, bitrate_bps: u32) -> Option<Output> {
+fn output(
+    device: &Device,
+    settled: Negotiated,
+    fps: u32,
+    config: &config::Video,
+) -> Option<Output> {
     if settled.fourcc == FourCc::H264 {
         let keyframes_on_demand = device.has_control(CodecControl::ForceKeyframe);
         let gop_s = if keyframes_on_demand {
@@ -234,7 +306,10 @@ fn output(device: &Device, settled: Negotiated, fps: u32, bitrate_bps: u32) -> O
         };
         let gop = gop_s.saturating_mul(fps);
         for (control, value) in [
-            (CodecControl::Bitrate, bitrate_bps),
+            (
+                CodecControl::Bitrate,
+                config.bitrate_kbps.saturating_mul(1_000),
+            ),
             (CodecControl::RepeatHeaders, 1),
             (CodecControl::PrependHeaders, 1),
             (CodecControl::BFrames, 0),
@@ -247,12 +322,23 @@ fn output(device: &Device, settled: Negotiated, fps: u32, bitrate_bps: u32) -> O
             keyframes_on_demand,
         });
     }
-    let raw_format = settled.fourcc.raw_format()?;
     let pixels = |n| usize::try_from(n).unwrap_or_default();
     let (width, height) = (pixels(settled.size.width), pixels(settled.size.height));
+    let pictures = if settled.fourcc.is_jpeg() {
+        Pictures::Jpeg(Mjpeg::new(width, height))
+    } else {
+        let format = settled.fourcc.raw_format()?;
+        Pictures::Raw(Converter::new(
+            format,
+            width,
+            height,
+            pixels(settled.stride),
+        ))
+    };
+    let size = (settled.size.width, settled.size.height);
     Some(Output::Encoded {
-        converter: Converter::new(raw_format, width, height, pixels(settled.stride)),
-        encoder: OpenH264::new(fps, bitrate_bps),
+        pictures,
+        encoder: Encoder::open(config, size, fps),
     })
 }
 
@@ -282,7 +368,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "camera /dev/null offers no video (it is no camera), but this program takes H264, \
-             YUYV, NV12 or YU12"
+             YUYV, NV12, YU12 or MJPG"
         );
     }
 }

@@ -6,16 +6,28 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::VideoError;
-use super::camera::problem;
+use super::camera::usable_queue;
 use super::format::{FormatInfo, FourCc, describe};
 use super::v4l2::Device;
+use super::{VideoError, v4l2_encoder};
 
 /// Most device nodes that are looked at. A Pi has up to 30, nearly all of them converters.
 const MAX_NODES: usize = 128;
 
 /// Capture nodes that are stages of the Pi's image pipeline and not cameras.
 const PIPELINE_DRIVERS: [&str; 4] = ["bcm2835-isp", "pispbe", "rpi-hevc-dec", "bcm2835-codec"];
+
+/// Drivers that appear with a CSI sensor: Pi 0 to 4 and Pi 5.
+const CSI_RECEIVERS: [&str; 2] = ["unicam", "rp1-cfe"];
+
+/// What `video.source` means on this machine, now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A V4L2 device that delivers pictures.
+    Node(PathBuf),
+    /// The camera behind libcamera, by its program.
+    Csi,
+}
 
 /// A camera, or a device that could be one.
 #[derive(Clone, Debug, Serialize)]
@@ -48,12 +60,34 @@ impl CameraInfo {
     fn delivers_h264(&self) -> bool {
         self.formats.iter().any(|f| f.fourcc == FourCc::H264)
     }
+
+    /// Whether this is where a CSI sensor behind libcamera delivers what it sees.
+    fn is_csi_receiver(&self) -> bool {
+        CSI_RECEIVERS.contains(&self.driver.as_str())
+    }
 }
 
 /// Lists the cameras of this machine, in the order of their numbers. Encoders, scalers and other
 /// nodes that are no cameras are left out; a camera that cannot be used says why.
 #[must_use]
 pub fn cameras() -> Vec<CameraInfo> {
+    let by_id = links(Path::new("/dev/v4l/by-id"));
+    let by_path = links(Path::new("/dev/v4l/by-path"));
+    let look = |path: PathBuf| {
+        let mut info = inspect(&path)?;
+        info.by_id = by_id.get(&path).cloned();
+        info.by_path = by_path.get(&path).cloned();
+        Some(info)
+    };
+    nodes().filter_map(look).collect()
+}
+
+/// Returns the first device that encodes to `coded`, whatever its number.
+pub(super) fn encoder(coded: FourCc) -> Option<PathBuf> {
+    nodes().find(|path| v4l2_encoder::is_encoder(path, coded))
+}
+
+fn nodes() -> impl Iterator<Item = PathBuf> {
     let mut numbers: Vec<u32> = fs::read_dir("/sys/class/video4linux")
         .into_iter()
         .flatten()
@@ -62,51 +96,61 @@ pub fn cameras() -> Vec<CameraInfo> {
         .take(MAX_NODES)
         .collect();
     numbers.sort_unstable();
-    let by_id = links(Path::new("/dev/v4l/by-id"));
-    let by_path = links(Path::new("/dev/v4l/by-path"));
-    let look = |number: u32| {
-        let path = PathBuf::from(format!("/dev/video{number}"));
-        let mut info = inspect(&path)?;
-        info.by_id = by_id.get(&path).cloned();
-        info.by_path = by_path.get(&path).cloned();
-        Some(info)
-    };
-    numbers.into_iter().filter_map(look).collect()
+    numbers
+        .into_iter()
+        .map(|number| PathBuf::from(format!("/dev/video{number}")))
 }
 
-/// Returns the device node that `name` means: `auto`, a path, a by-id or by-path name, a card name
-/// or a part of one.
+/// Returns what `name` means (`auto`, `csi`, a path, a by-id, by-path or bus name, a card name or a part
+/// of one), and why. Names are looked up each time: numbers change when things are plugged in again.
 ///
 /// # Errors
 ///
 /// [`VideoError::NoCamera`] for `auto` when none can be used, [`VideoError::Missing`] when nothing
 /// bears the name.
-pub(super) fn find(name: &str) -> Result<PathBuf, VideoError> {
+pub(super) fn find(name: &str, has_csi_program: bool) -> Result<(Found, String), VideoError> {
     if name.starts_with('/') {
-        return Ok(PathBuf::from(name));
+        return Ok((Found::Node(PathBuf::from(name)), CONFIGURED.to_owned()));
+    }
+    if name == "csi" {
+        return Ok((Found::Csi, CONFIGURED.to_owned()));
     }
     let cameras = cameras();
-    let found = if name == "auto" {
-        automatic(&cameras)
-    } else {
-        named(&cameras, name)
-    };
-    match found {
-        Some(camera) => Ok(camera.path.clone()),
-        None if name == "auto" => Err(VideoError::NoCamera {
+    if name == "auto" {
+        return automatic(&cameras, has_csi_program).ok_or_else(|| VideoError::NoCamera {
             seen: seen(&cameras),
-        }),
-        None => Err(VideoError::Missing {
-            name: name.to_owned(),
-        }),
+        });
     }
+    let camera = named(&cameras, name).ok_or_else(|| VideoError::Missing {
+        name: name.to_owned(),
+    })?;
+    Ok((Found::Node(camera.path.clone()), CONFIGURED.to_owned()))
 }
 
-/// One that delivers H.264 costs no CPU, so it comes first.
-fn automatic(cameras: &[CameraInfo]) -> Option<&CameraInfo> {
+const CONFIGURED: &str = "it is configured";
+
+/// One that delivers H.264 costs no CPU, so it comes first; then the camera that came with the Pi;
+/// then whatever delivers pictures.
+fn automatic(cameras: &[CameraInfo], has_csi_program: bool) -> Option<(Found, String)> {
     let usable = || cameras.iter().filter(|camera| camera.is_usable());
-    let with_h264 = usable().find(|camera| camera.delivers_h264());
-    with_h264.or_else(|| usable().next())
+    let node = |camera: &CameraInfo| Found::Node(camera.path.clone());
+    if let Some(camera) = usable().find(|camera| camera.delivers_h264()) {
+        return Some((node(camera), "it delivers H264".to_owned()));
+    }
+    let csi = cameras.iter().find(|camera| camera.is_csi_receiver());
+    if csi.is_some() && has_csi_program {
+        let because = "no camera delivers H264, and there is one on the CSI connector";
+        return Some((Found::Csi, because.to_owned()));
+    }
+    let camera = usable().next()?;
+    let because = if csi.is_some() {
+        "the one on the CSI connector needs rpicam-vid (`apt install rpicam-apps-lite`)"
+    } else if usable().count() > 1 {
+        "it is the first; none delivers H264"
+    } else {
+        "it is the only one"
+    };
+    Some((node(camera), because.to_owned()))
 }
 
 /// Exact names win over parts of card names, and usable cameras over others: a UVC camera often has
@@ -114,7 +158,9 @@ fn automatic(cameras: &[CameraInfo]) -> Option<&CameraInfo> {
 fn named<'a>(cameras: &'a [CameraInfo], name: &str) -> Option<&'a CameraInfo> {
     let wanted = name.to_lowercase();
     let is = |link: &Option<String>| link.as_deref() == Some(name);
-    let exact = |c: &&CameraInfo| is(&c.by_id) || is(&c.by_path) || c.card.to_lowercase() == wanted;
+    let exact = |c: &&CameraInfo| {
+        is(&c.by_id) || is(&c.by_path) || c.bus == name || c.card.to_lowercase() == wanted
+    };
     let part = |c: &&CameraInfo| c.card.to_lowercase().contains(&wanted);
     let usable = || cameras.iter().filter(|camera| camera.is_usable());
     usable()
@@ -158,14 +204,12 @@ fn inspect(path: &Path) -> Option<CameraInfo> {
         }
     };
     let identity = device.identity().ok()?;
-    if !identity.captures()
-        || identity.is_converter()
-        || PIPELINE_DRIVERS.contains(&identity.driver.as_str())
-    {
+    let kind = identity.capture_queue()?;
+    if identity.is_converter() || PIPELINE_DRIVERS.contains(&identity.driver.as_str()) {
         return None;
     }
-    info.formats = device.formats();
-    info.problem = if let Some(problem) = problem(&identity) {
+    info.formats = device.formats(kind);
+    info.problem = if let Err(problem) = usable_queue(&identity) {
         Some(format!("offers {problem}"))
     } else if info.formats.iter().any(|format| format.usable) {
         None
@@ -231,17 +275,51 @@ mod tests {
         camera.and_then(|c| c.path.to_str())
     }
 
+    fn chosen(cameras: &[CameraInfo], has_csi_program: bool) -> String {
+        match automatic(cameras, has_csi_program) {
+            Some((Found::Node(path), because)) => format!("{}: {because}", path.display()),
+            Some((Found::Csi, because)) => format!("csi: {because}"),
+            None => String::new(),
+        }
+    }
+
+    fn csi_receiver(number: u32) -> CameraInfo {
+        CameraInfo {
+            driver: "unicam".to_owned(),
+            ..camera(number, "unicam", &[b"RG10"])
+        }
+    }
+
     #[test]
-    fn auto_takes_h264_before_raw_and_never_a_bare_sensor() {
+    fn auto_takes_h264_then_csi_then_whatever_delivers_pictures() {
         let cameras = [
-            camera(0, "unicam", &[b"RG10"]),
+            csi_receiver(0),
             camera(1, "Laptop Camera", &[b"MJPG", b"YUYV"]),
             camera(2, "HD Pro Webcam C920", &[b"YUYV", b"H264"]),
         ];
-        assert_eq!(path(automatic(&cameras)), Some("/dev/video2"));
-        assert_eq!(path(automatic(&cameras[..2])), Some("/dev/video1"));
-        assert_eq!(path(automatic(&cameras[..1])), None);
-        assert!(seen(&cameras).starts_with("; /dev/video0 (unicam) offers raw Bayer"));
+        assert_eq!(chosen(&cameras, true), "/dev/video2: it delivers H264");
+        assert!(chosen(&cameras[..2], true).starts_with("csi: no camera delivers H264"));
+        assert!(chosen(&cameras[..1], true).starts_with("csi: "));
+        assert_eq!(
+            chosen(&cameras[1..2], true),
+            "/dev/video1: it is the only one"
+        );
+    }
+
+    #[test]
+    fn auto_never_takes_a_bare_sensor_and_says_what_its_camera_needs() {
+        let cameras = [csi_receiver(0), camera(1, "Webcam", &[b"MJPG"])];
+        let because = chosen(&cameras, false);
+        assert!(
+            because.starts_with("/dev/video1: ") && because.contains("rpicam-vid"),
+            "{because}"
+        );
+        assert_eq!(chosen(&cameras[..1], false), "");
+        let seen = seen(&cameras);
+        assert!(
+            seen.starts_with("; /dev/video0 (unicam) offers raw Bayer"),
+            "{seen}"
+        );
     }
 
     #[test]
@@ -259,6 +337,7 @@ mod tests {
             "usable, exact"
         );
         assert_eq!(find("pro webcam"), Some("/dev/video0"));
+        assert_eq!(find("usb-5"), Some("/dev/video5"), "where it is plugged in");
         assert_eq!(find("Kinect"), None);
     }
 
@@ -284,11 +363,10 @@ mod tests {
 
     #[test]
     fn a_path_is_taken_as_it_is_and_an_unknown_name_is_missing() {
-        assert_eq!(
-            find("/dev/v4l/by-id/x").unwrap(),
-            Path::new("/dev/v4l/by-id/x")
-        );
-        let error = find("no camera is called this").unwrap_err();
+        let (found, _) = find("/dev/v4l/by-id/x", false).unwrap();
+        assert_eq!(found, Found::Node("/dev/v4l/by-id/x".into()));
+        assert_eq!(find("csi", false).unwrap().0, Found::Csi);
+        let error = find("no camera is called this", false).unwrap_err();
         assert!(matches!(error, VideoError::Missing { .. }));
     }
 }

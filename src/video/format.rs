@@ -1,7 +1,7 @@
 //! What a camera offers, and which of it is taken.
 //!
-//! H.264 comes first: it costs no CPU. Of the raw layouts the nearest size wins, then the one that
-//! converts most cheaply. MJPEG is left out. Pure.
+//! H.264 comes first: it costs no CPU. Of the others the nearest size at the frame rate wins, then the one that
+//! is turned into I420 most cheaply, MJPEG last. Pure.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::convert::RawFormat;
 
 /// What this program takes, for messages.
-pub(super) const WANTED: &str = "H264, YUYV, NV12 or YU12";
+pub(super) const WANTED: &str = "H264, YUYV, NV12, YU12 or MJPG";
 
 /// A four-character code of a pixel format, e.g. `YUYV`.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
@@ -20,6 +20,11 @@ pub struct FourCc([u8; 4]);
 impl FourCc {
     /// H.264 as an Annex B byte stream.
     pub const H264: Self = Self(*b"H264");
+
+    /// JPEG pictures, one per buffer.
+    pub const MJPEG: Self = Self(*b"MJPG");
+    /// Planes of Y, U and V.
+    pub const I420: Self = Self(*b"YU12");
 
     /// Returns the code that the kernel writes as `code`.
     #[must_use]
@@ -44,10 +49,16 @@ impl FourCc {
         }
     }
 
+    /// Returns whether each buffer is a JPEG picture.
+    #[must_use]
+    pub const fn is_jpeg(self) -> bool {
+        matches!(&self.0, b"MJPG" | b"JPEG")
+    }
+
     /// Returns whether pictures in this format can be sent.
     #[must_use]
     pub const fn is_usable(self) -> bool {
-        matches!(&self.0, b"H264") || self.raw_format().is_some()
+        matches!(&self.0, b"H264") || self.is_jpeg() || self.raw_format().is_some()
     }
 
     /// Returns whether these are the values of a bare sensor, which are no picture yet.
@@ -174,13 +185,20 @@ pub(super) struct Choice {
     pub(super) size: Size,
 }
 
-/// Returns what to take of `offers`, or `None` if nothing there is usable.
-pub(super) fn choose(offers: &[FormatInfo], wanted: Size) -> Option<Choice> {
+/// Returns what to take of `offers`, or `None` if nothing there is usable. `fastest` says how many
+/// pictures per second there are of a format and size, where that is known.
+pub(super) fn choose(
+    offers: &[FormatInfo],
+    wanted: Size,
+    fps: u32,
+    fastest: impl Fn(Choice) -> Option<u32>,
+) -> Option<Choice> {
     let rank = |fourcc: FourCc| match fourcc.raw_format() {
-        None => 0,
         Some(RawFormat::Yuyv) => 1,
         Some(RawFormat::Nv12) => 2,
         Some(RawFormat::I420) => 3,
+        None if fourcc.is_jpeg() => 4,
+        None => 0,
     };
     let choices = offers
         .iter()
@@ -189,9 +207,17 @@ pub(super) fn choose(offers: &[FormatInfo], wanted: Size) -> Option<Choice> {
             fourcc: offer.fourcc,
             size: offer.sizes.nearest(wanted),
         });
-    choices.min_by_key(|c| {
-        let is_raw = c.fourcc != FourCc::H264;
-        (is_raw, c.size.distance(wanted), rank(c.fourcc))
+    choices.min_by_key(|&choice| {
+        let Choice { fourcc, size } = choice;
+        let is_encoded_here = fourcc != FourCc::H264;
+        // USB 2 carries 10 raw pictures of 720p per second, and 30 as JPEG.
+        let lacking = fastest(choice).map_or(0, |fastest| fps.saturating_sub(fastest));
+        (
+            is_encoded_here,
+            size.distance(wanted),
+            lacking,
+            rank(fourcc),
+        )
     })
 }
 
@@ -230,7 +256,12 @@ mod tests {
     }
 
     fn chosen(offers: &[FormatInfo]) -> String {
-        choose(offers, HD).map_or_else(String::new, |c| format!("{} {}", c.fourcc, c.size))
+        chosen_at(offers, |_| None)
+    }
+
+    fn chosen_at(offers: &[FormatInfo], fastest: impl Fn(Choice) -> Option<u32>) -> String {
+        choose(offers, HD, 30, fastest)
+            .map_or_else(String::new, |c| format!("{} {}", c.fourcc, c.size))
     }
 
     #[test]
@@ -254,6 +285,20 @@ mod tests {
         assert_eq!(
             chosen(&[offer(b"YU12", hd), offer(b"YUYV", hd)]),
             "YUYV 1280x720"
+        );
+    }
+
+    #[test]
+    fn jpeg_is_taken_where_raw_pictures_are_too_small_or_too_slow() {
+        let vga = &[(640, 480)][..];
+        let hd = &[(640, 480), (1280, 720)][..];
+        let both = [offer(b"YUYV", hd), offer(b"MJPG", hd)];
+        assert_eq!(chosen(&both), "YUYV 1280x720");
+        let usb2 = |choice: Choice| Some(if choice.fourcc.is_jpeg() { 30 } else { 10 });
+        assert_eq!(chosen_at(&both, usb2), "MJPG 1280x720");
+        assert_eq!(
+            chosen(&[offer(b"YUYV", vga), offer(b"MJPG", hd)]),
+            "MJPG 1280x720"
         );
     }
 
@@ -286,11 +331,11 @@ mod tests {
             offer(b"pRAA", &[]),
             offer(b"BA81", &[]),
         ];
-        assert_eq!(choose(&offers, HD), None);
+        assert_eq!(chosen(&offers), "");
         assert!(describe(&offers).starts_with("raw Bayer sensor data alone (RG10, pRAA, BA81)"));
         assert_eq!(
-            describe(&[offer(b"MJPG", &[]), offer(b"GREY", &[])]),
-            "MJPG, GREY"
+            describe(&[offer(b"HEVC", &[]), offer(b"GREY", &[])]),
+            "HEVC, GREY"
         );
         assert_eq!(describe(&[]), "no picture format");
     }

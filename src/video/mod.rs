@@ -4,10 +4,13 @@
 //! |----------------|---------------------------------------------------------------|
 //! | `capture.rs`   | the thread that reads a source, packetizes and publishes      |
 //! | `camera.rs`    | source: a camera; native H.264 passed through, or raw pictures |
-//! | `v4l2.rs`      | a V4L2 device and its buffers; `format.rs`: which of its formats |
+//! | `rpicam.rs`    | source: a CSI camera by `rpicam-vid`, which `child.rs` runs; `csi.rs`: how it is asked |
+//! | `raw_stream.rs`, `coded_stream.rs` | what comes through its pipe → pictures, access units |
+//! | `v4l2.rs`      | a V4L2 device, `v4l2/queue.rs` its buffers; `format.rs`: which of its formats |
 //! | `devices.rs`   | which cameras there are; `holder.rs`: who has one open        |
-//! | `convert.rs`   | raw layouts → I420                                            |
-//! | `openh264.rs`  | encodes raw pictures in software                              |
+//! | `convert.rs`   | raw layouts → I420; `range.rs`: full range → limited          |
+//! | `mjpeg.rs`     | MJPEG frames → I420; `jpeg.rs`: their form                    |
+//! | `encoder.rs`   | which encoder takes raw pictures: `v4l2_encoder.rs`, the hardware, or `openh264.rs` |
 //! | `replay.rs`    | source: an Annex B file in a loop; tests, demos, benchmarks   |
 //! | `pattern.rs`   | source: a moving test picture, drawn by `test_card.rs`        |
 //! | `timecode.rs`  | the clock in that picture that programs read                  |
@@ -23,24 +26,36 @@ use crate::config;
 
 mod camera;
 pub mod capture;
+mod child;
+mod coded_stream;
 pub mod convert;
+mod csi;
 mod devices;
+mod encoder;
 mod font;
 pub mod format;
 mod holder;
+pub mod jpeg;
 mod metronome;
+pub mod mjpeg;
 pub mod openh264;
 pub mod pattern;
+mod poll;
+pub mod range;
+mod raw_stream;
 pub mod replay;
 mod resume;
+mod rpicam;
 pub mod test_card;
 pub mod timecode;
 mod v4l2;
+pub mod v4l2_encoder;
 
+use devices::Found;
 pub use devices::{CameraInfo, cameras};
 
-/// Opens the source that `video.source` names: `pattern`, `file:PATH`, or a camera (`auto`, a
-/// path, a by-id or by-path name, a card name or a part of one, in any case).
+/// Opens the source that `video.source` names: `pattern`, `file:PATH`, `csi`, or a camera (`auto`, a
+/// path, a by-id, by-path or bus name, a card name or a part of one, in any case).
 ///
 /// `none` is no source; whoever asks handles it.
 ///
@@ -55,8 +70,14 @@ pub fn open(config: &config::Video) -> Result<Box<dyn VideoSource>, VideoError> 
         let replay = replay::Replay::open(Path::new(path), config.fps)?;
         return Ok(Box::new(replay));
     }
-    let path = devices::find(&config.source)?;
-    Ok(Box::new(camera::Camera::open(&path, config)?))
+    let (found, because) = devices::find(&config.source, rpicam::is_installed(&config.csi))?;
+    let source: Box<dyn VideoSource> = match found {
+        Found::Csi => Box::new(rpicam::Rpicam::open(config)?),
+        Found::Node(path) => Box::new(camera::Camera::open(&path, config)?),
+    };
+    let camera = source.description();
+    tracing::info!(camera, because, "camera opened");
+    Ok(source)
 }
 
 /// One coded picture with the parameter sets that precede it, as an Annex B byte stream.
@@ -158,6 +179,14 @@ pub enum VideoError {
         /// How long we waited.
         silent_for: Duration,
     },
+    /// The program that reads the camera is missing, ended, or failed.
+    #[error("camera program {program} {reason}")]
+    Program {
+        /// Its path, or its name.
+        program: String,
+        /// What happened, with its own last words.
+        reason: String,
+    },
     /// The file to be replayed is of no use. The message names the remedy.
     #[error("{}: {reason}", path.display())]
     File {
@@ -169,6 +198,14 @@ pub enum VideoError {
     /// The encoder failed.
     #[error("OpenH264: {0}")]
     Encoder(String),
+    /// The hardware encoder cannot be used, or failed.
+    #[error("encoder {}: {reason}", path.display())]
+    HardwareEncoder {
+        /// The device node.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 impl VideoError {
@@ -182,6 +219,8 @@ impl VideoError {
             | Self::Driver { .. }
             | Self::Missing { .. }
             | Self::Stalled { .. }
+            | Self::Program { .. }
+            | Self::HardwareEncoder { .. }
             | Self::Encoder(_) => true,
             Self::Format { .. } | Self::File { .. } => false,
         }

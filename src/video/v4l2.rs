@@ -1,45 +1,73 @@
-//! A V4L2 capture device: what it offers, what is asked of it, and its queue of buffers.
+//! A V4L2 device, a camera or an encoder: what it offers, and what is asked of it.
 //!
-//! Single-planar capture with memory-mapped buffers (kernel documentation, "Video Capture
-//! Interface" and "Streaming I/O (Memory Mapping)"). The `v4l` crate lends its bindings alone: its
-//! own stream ignores error flags, cannot be used after an error and panics when it is dropped then.
-//! Multi-planar devices, DMABUF and events are left out. Decisions are made in `camera`.
+//! Kernel documentation, "Video Capture Interface", "Memory-to-Memory Stateful Video Encoder
+//! Interface" and "Single- and multi-planar APIs"; its buffers are in `queue`. The `v4l` crate lends
+//! its bindings alone. DMABUF and events are left out. Decisions are made in `camera` and
+//! `v4l2_encoder`.
 #![expect(
     unsafe_code,
-    reason = "the kernel's camera interface is C: ioctl, mmap, unions"
+    reason = "the kernel's video interface is C: ioctl, unions"
 )]
 
-use std::ffi::c_int;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::marker::PhantomData;
-use std::mem;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::ptr::{self, NonNull};
-use std::time::{Duration, Instant};
+use std::ptr;
+use std::time::Duration;
 
 use v4l::v4l_sys as sys;
-use v4l::v4l2::vidioc;
 
 use super::format::{Choice, FormatInfo, FourCc, Size, Sizes};
-use super::{VideoError, holder};
-use crate::clock;
+use super::{VideoError, holder, poll};
+
+pub(super) mod queue;
+mod request;
+
+use request::{
+    ENUM_FMT, ENUM_FRAMEINTERVALS, ENUM_FRAMESIZES, G_PARM, QUERYCAP, QUERYCTRL, Request, S_CTRL,
+    S_FMT, S_PARM, S_SELECTION, zeroed,
+};
 
 /// Most formats of a device that are looked at, and most sizes of a format. Cameras list up to a
 /// dozen formats with two dozen sizes; `vivid` has more formats than anything.
 const MAX_FORMATS: u32 = 128;
 const MAX_SIZES: u32 = 64;
 
-/// Buffers that the driver fills in turn: one being filled, one waiting, one in our hands, and one
-/// to spare for a late wake-up. More would only add latency when we are late.
-const BUFFERS: u32 = 4;
+/// Most frame rates of a size that are looked at; cameras list up to ten.
+const MAX_INTERVALS: u32 = 64;
 
-const CAPTURE: u32 = sys::v4l2_buf_type_V4L2_BUF_TYPE_VIDEO_CAPTURE;
-const MMAP: u32 = sys::v4l2_memory_V4L2_MEMORY_MMAP;
+/// Which queue of a device: what the kernel calls a buffer type. Pictures come out of "capture" and
+/// go into "output"; an encoder has both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Capture,
+    CapturePlanes,
+    Output,
+    OutputPlanes,
+}
 
-/// Controls of cameras that deliver H.264 ("Codec Control Reference").
+impl Kind {
+    const fn code(self) -> u32 {
+        match self {
+            Self::Capture => sys::v4l2_buf_type_V4L2_BUF_TYPE_VIDEO_CAPTURE,
+            Self::CapturePlanes => sys::v4l2_buf_type_V4L2_BUF_TYPE_VIDEO_CAPTURE_MPLANE,
+            Self::Output => sys::v4l2_buf_type_V4L2_BUF_TYPE_VIDEO_OUTPUT,
+            Self::OutputPlanes => sys::v4l2_buf_type_V4L2_BUF_TYPE_VIDEO_OUTPUT_MPLANE,
+        }
+    }
+
+    const fn has_planes(self) -> bool {
+        matches!(self, Self::CapturePlanes | Self::OutputPlanes)
+    }
+
+    const fn is_output(self) -> bool {
+        matches!(self, Self::Output | Self::OutputPlanes)
+    }
+}
+
+/// Controls of encoders, and of cameras that deliver H.264 ("Codec Control Reference").
 #[derive(Clone, Copy, Debug)]
 pub(super) enum CodecControl {
     Bitrate,
@@ -50,6 +78,12 @@ pub(super) enum CodecControl {
     IPeriod,
     BFrames,
     ForceKeyframe,
+    /// A menu: 0 is variable, 1 constant.
+    BitrateMode,
+    /// A menu: 1 is constrained baseline.
+    Profile,
+    /// A menu: 11 is level 4.0.
+    Level,
 }
 
 impl CodecControl {
@@ -62,6 +96,9 @@ impl CodecControl {
             Self::IPeriod => sys::V4L2_CID_MPEG_VIDEO_H264_I_PERIOD,
             Self::BFrames => sys::V4L2_CID_MPEG_VIDEO_B_FRAMES,
             Self::ForceKeyframe => sys::V4L2_CID_MPEG_VIDEO_FORCE_KEY_FRAME,
+            Self::BitrateMode => sys::V4L2_CID_MPEG_VIDEO_BITRATE_MODE,
+            Self::Profile => sys::V4L2_CID_MPEG_VIDEO_H264_PROFILE,
+            Self::Level => sys::V4L2_CID_MPEG_VIDEO_H264_LEVEL,
         }
     }
 }
@@ -76,9 +113,30 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// Whether it captures pictures into buffers that we can use.
-    pub(super) const fn captures(&self) -> bool {
-        self.has(sys::V4L2_CAP_VIDEO_CAPTURE) && self.has(sys::V4L2_CAP_STREAMING)
+    /// Returns the queue that pictures come out of, if it is a camera and streams.
+    pub(super) const fn capture_queue(&self) -> Option<Kind> {
+        if !self.has(sys::V4L2_CAP_STREAMING) {
+            None
+        } else if self.has(sys::V4L2_CAP_VIDEO_CAPTURE) {
+            Some(Kind::Capture)
+        } else if self.has(sys::V4L2_CAP_VIDEO_CAPTURE_MPLANE) {
+            Some(Kind::CapturePlanes)
+        } else {
+            None
+        }
+    }
+
+    /// Returns the queues of an encoder, decoder or scaler: what goes in, what comes out.
+    pub(super) const fn converter_queues(&self) -> Option<(Kind, Kind)> {
+        if !self.has(sys::V4L2_CAP_STREAMING) {
+            None
+        } else if self.has(sys::V4L2_CAP_VIDEO_M2M_MPLANE) {
+            Some((Kind::OutputPlanes, Kind::CapturePlanes))
+        } else if self.has(sys::V4L2_CAP_VIDEO_M2M) {
+            Some((Kind::Output, Kind::Capture))
+        } else {
+            None
+        }
     }
 
     /// Whether it is an encoder, decoder or scaler, which needs pictures instead of making them.
@@ -144,12 +202,22 @@ impl Device {
         })
     }
 
-    pub(super) fn formats(&self) -> Vec<FormatInfo> {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Waits up to `timeout` for one of `events` (`poll(2)`); returns those that are there.
+    pub(super) fn wait(&self, events: i16, timeout: Duration) -> Result<i16, VideoError> {
+        let result = poll::wait(self.file.as_raw_fd(), events, timeout);
+        result.map_err(|error| failure(&self.path, "poll", error))
+    }
+
+    pub(super) fn formats(&self, kind: Kind) -> Vec<FormatInfo> {
         let mut formats = Vec::new();
         for index in 0..MAX_FORMATS {
             let mut raw: sys::v4l2_fmtdesc = zeroed();
             raw.index = index;
-            raw.type_ = CAPTURE;
+            raw.type_ = kind.code();
             if self.ioctl(&ENUM_FMT, &mut raw).is_err() {
                 break;
             }
@@ -197,15 +265,83 @@ impl Device {
         }
     }
 
-    /// Asks for a format. The driver may settle on another size, or even another format.
-    pub(super) fn set_format(&self, choice: Choice) -> Result<Negotiated, VideoError> {
+    /// Returns the shortest time between two pictures of a format and size, if the driver says.
+    pub(super) fn shortest_interval(&self, choice: Choice) -> Option<Duration> {
+        let mut shortest: Option<Duration> = None;
+        for index in 0..MAX_INTERVALS {
+            let mut raw: sys::v4l2_frmivalenum = zeroed();
+            raw.index = index;
+            raw.pixel_format = choice.fourcc.to_u32();
+            raw.width = choice.size.width;
+            raw.height = choice.size.height;
+            if self.ioctl(&ENUM_FRAMEINTERVALS, &mut raw).is_err() {
+                break;
+            }
+            let is_listed = raw.type_ == sys::v4l2_frmivaltypes_V4L2_FRMIVAL_TYPE_DISCRETE;
+            // SAFETY: `type_` says which member the driver wrote, and both are plain integers.
+            let interval = unsafe {
+                if is_listed {
+                    raw.__bindgen_anon_1.discrete
+                } else {
+                    raw.__bindgen_anon_1.stepwise.min
+                }
+            };
+            if let Some(interval) = duration(interval) {
+                shortest = Some(shortest.map_or(interval, |s| s.min(interval)));
+            }
+            if !is_listed {
+                break;
+            }
+        }
+        shortest
+    }
+
+    /// Asks for a format, and for coded pictures of up to `bytes` (0 leaves that to the driver). The
+    /// driver may settle on another size, or even another format.
+    pub(super) fn set_format(
+        &self,
+        kind: Kind,
+        choice: Choice,
+        bytes: u32,
+    ) -> Result<Negotiated, VideoError> {
         let mut raw: sys::v4l2_format = zeroed();
-        raw.type_ = CAPTURE;
+        raw.type_ = kind.code();
+        if kind.has_planes() {
+            let mut pix: sys::v4l2_pix_format_mplane = zeroed();
+            pix.width = choice.size.width;
+            pix.height = choice.size.height;
+            pix.pixelformat = choice.fourcc.to_u32();
+            pix.field = sys::v4l2_field_V4L2_FIELD_NONE;
+            pix.num_planes = 1;
+            let [plane, ..] = &mut pix.plane_fmt;
+            plane.sizeimage = bytes;
+            raw.fmt.pix_mp = pix;
+            self.call(&S_FMT, &mut raw)?;
+            // SAFETY: for this buffer type the driver answers in `pix_mp`, which is plain integers.
+            let pix = unsafe { raw.fmt.pix_mp };
+            let [plane, ..] = pix.plane_fmt;
+            if pix.num_planes != 1 {
+                return Err(VideoError::Format {
+                    path: self.path.clone(),
+                    wanted: "pictures in one piece of memory".to_owned(),
+                    offered: format!("{} in {} pieces", choice.fourcc, pix.num_planes),
+                });
+            }
+            return Ok(Negotiated {
+                fourcc: FourCc::from_u32(pix.pixelformat),
+                size: Size {
+                    width: pix.width,
+                    height: pix.height,
+                },
+                stride: plane.bytesperline,
+            });
+        }
         let mut pix: sys::v4l2_pix_format = zeroed();
         pix.width = choice.size.width;
         pix.height = choice.size.height;
         pix.pixelformat = choice.fourcc.to_u32();
         pix.field = sys::v4l2_field_V4L2_FIELD_NONE;
+        pix.sizeimage = bytes;
         raw.fmt.pix = pix;
         self.call(&S_FMT, &mut raw)?;
         // SAFETY: for this buffer type the driver answers in `pix`, which is plain integers.
@@ -220,28 +356,58 @@ impl Device {
         })
     }
 
+    /// Says which part of the pictures that go in is to be seen: drivers round sizes up.
+    pub(super) fn set_crop(&self, kind: Kind, size: Size) {
+        let mut raw: sys::v4l2_selection = zeroed();
+        // Selections know the single-planar types alone, for both.
+        let single = if kind.is_output() {
+            Kind::Output
+        } else {
+            Kind::Capture
+        };
+        raw.type_ = single.code();
+        raw.target = sys::V4L2_SEL_TGT_CROP;
+        raw.r.width = size.width;
+        raw.r.height = size.height;
+        if let Err(error) = self.ioctl(&S_SELECTION, &mut raw) {
+            let device = self.path.display();
+            tracing::debug!(%device, %size, %error, "the device shows whole pictures");
+        }
+    }
+
     /// Asks for a frame rate and returns the time per frame that the driver settled on, if it says.
     ///
     /// Always after [`Self::set_format`], which resets it: `vivid` falls to 5 frames per second.
-    pub(super) fn set_frame_rate(&self, fps: u32) -> Option<Duration> {
+    pub(super) fn set_frame_rate(&self, kind: Kind, fps: u32) -> Option<Duration> {
         let mut raw: sys::v4l2_streamparm = zeroed();
-        raw.type_ = CAPTURE;
-        let mut parameters: sys::v4l2_captureparm = zeroed();
-        parameters.timeperframe.numerator = 1;
-        parameters.timeperframe.denominator = fps;
-        raw.parm.capture = parameters;
+        raw.type_ = kind.code();
+        let wanted = sys::v4l2_fract {
+            numerator: 1,
+            denominator: fps,
+        };
+        if kind.is_output() {
+            let mut parameters: sys::v4l2_outputparm = zeroed();
+            parameters.timeperframe = wanted;
+            raw.parm.output = parameters;
+        } else {
+            let mut parameters: sys::v4l2_captureparm = zeroed();
+            parameters.timeperframe = wanted;
+            raw.parm.capture = parameters;
+        }
         if self.ioctl(&S_PARM, &mut raw).is_err() {
             // It cannot be set; perhaps it can be known.
-            raw.type_ = CAPTURE;
+            raw.type_ = kind.code();
             self.ioctl(&G_PARM, &mut raw).ok()?;
         }
-        // SAFETY: for this buffer type the driver answers in `capture`, which is plain integers.
-        let settled = unsafe { raw.parm.capture }.timeperframe;
-        let (numerator, denominator) = (settled.numerator, settled.denominator);
-        if numerator == 0 || denominator == 0 {
-            return None;
-        }
-        Some(Duration::from_secs(numerator.into()) / denominator)
+        // SAFETY: for this buffer type the driver answers in that member, which is plain integers.
+        let settled = unsafe {
+            if kind.is_output() {
+                raw.parm.output.timeperframe
+            } else {
+                raw.parm.capture.timeperframe
+            }
+        };
+        duration(settled)
     }
 
     /// Returns whether the device has the control and lets it be changed.
@@ -262,8 +428,8 @@ impl Device {
             value,
         };
         if let Err(error) = self.ioctl(&S_CTRL, &mut raw) {
-            let camera = self.path.display();
-            tracing::debug!(%camera, ?control, value, %error, "the camera kept a control");
+            let device = self.path.display();
+            tracing::debug!(%device, ?control, value, %error, "the device kept a control");
         }
     }
 
@@ -285,7 +451,8 @@ impl Device {
             let argument = ptr::from_mut(argument).cast::<libc::c_void>();
             // SAFETY: a `Request<T>` is made only for the requests whose argument is a `T`, and
             // `argument` is one, borrowed for the call. The one pointer that a `T` can hold
-            // (`v4l2_buffer`'s planes) is not looked at by the driver for single-planar types.
+            // (`v4l2_buffer`'s planes) is looked at for multi-planar types alone, for which `queue`
+            // lets it point to as many planes as it says.
             let result = unsafe { v4l::v4l2::ioctl(self.file.as_raw_fd(), request.code, argument) };
             match result {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -293,277 +460,6 @@ impl Device {
             }
         }
     }
-}
-
-/// What the driver puts in a filled buffer.
-#[derive(Debug)]
-pub(super) struct Filled {
-    index: u32,
-    used: usize,
-    /// The driver says that the content is damaged.
-    pub(super) is_damaged: bool,
-    pub(super) captured_at: Instant,
-}
-
-/// A device that is streaming. Dropping it stops the camera.
-#[derive(Debug)]
-pub(super) struct Stream {
-    buffers: Vec<Mapping>,
-    device: Device,
-}
-
-impl Stream {
-    /// Starts the camera.
-    pub(super) fn start(device: Device) -> Result<Self, VideoError> {
-        let mut request: sys::v4l2_requestbuffers = zeroed();
-        request.count = BUFFERS;
-        request.type_ = CAPTURE;
-        request.memory = MMAP;
-        device.call(&REQBUFS, &mut request)?;
-        let mut stream = Self {
-            buffers: Vec::new(),
-            device,
-        };
-        for index in 0..request.count {
-            let mut raw = buffer(index);
-            stream.device.call(&QUERYBUF, &mut raw)?;
-            let mapping = Mapping::new(&stream.device.file, &raw);
-            let mapping = mapping.map_err(|error| failure(stream.path(), "mmap", error))?;
-            stream.buffers.push(mapping);
-            stream.queue(index)?;
-        }
-        let mut kind = capture_as_int();
-        stream.device.call(&STREAMON, &mut kind)?;
-        Ok(stream)
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.device.path
-    }
-
-    pub(super) const fn device(&self) -> &Device {
-        &self.device
-    }
-
-    /// Waits up to `timeout` for a filled buffer. Hand it back with [`Self::give_back`].
-    pub(super) fn next(&mut self, timeout: Duration) -> Result<Option<Filled>, VideoError> {
-        let mut poll = libc::pollfd {
-            fd: self.device.file.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        let timeout_ms = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
-        // SAFETY: `poll` is one valid pollfd for the duration of the call.
-        let ready = unsafe { libc::poll(&raw mut poll, 1, timeout_ms) };
-        if ready < 0 {
-            let error = io::Error::last_os_error();
-            return match error.kind() {
-                io::ErrorKind::Interrupted => Ok(None),
-                _ => Err(failure(self.path(), "poll", error)),
-            };
-        }
-        if ready == 0 {
-            return Ok(None);
-        }
-        let mut raw = buffer(0);
-        match self.device.ioctl(&DQBUF, &mut raw) {
-            Ok(()) => Ok(Some(self.filled(&raw))),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // Nothing there although poll said so: with an error it would say so for ever.
-                if poll.revents & (libc::POLLERR | libc::POLLHUP) == 0 {
-                    return Ok(None);
-                }
-                Err(failure(
-                    self.path(),
-                    "poll",
-                    io::Error::from_raw_os_error(libc::EIO),
-                ))
-            }
-            Err(error) => Err(failure(self.path(), DQBUF.name, error)),
-        }
-    }
-
-    /// Returns what the camera wrote.
-    pub(super) fn bytes(&self, filled: &Filled) -> &[u8] {
-        let index = usize::try_from(filled.index).unwrap_or(usize::MAX);
-        let mapping = self.buffers.get(index).map(Mapping::bytes);
-        mapping
-            .and_then(|b| b.get(..filled.used))
-            .unwrap_or_default()
-    }
-
-    /// Lets the camera fill the buffer again.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "its bytes must not be read afterwards"
-    )]
-    pub(super) fn give_back(&mut self, filled: Filled) -> Result<(), VideoError> {
-        self.queue(filled.index)
-    }
-
-    fn queue(&self, index: u32) -> Result<(), VideoError> {
-        self.device.call(&QBUF, &mut buffer(index))
-    }
-
-    fn filled(&self, raw: &sys::v4l2_buffer) -> Filled {
-        let index = usize::try_from(raw.index).unwrap_or(usize::MAX);
-        let room = self.buffers.get(index).map_or(0, |mapping| mapping.length);
-        let has_time =
-            raw.flags & sys::V4L2_BUF_FLAG_TIMESTAMP_MASK == sys::V4L2_BUF_FLAG_TIMESTAMP_MONOTONIC;
-        let captured_at = if has_time {
-            let seconds = u64::try_from(raw.timestamp.tv_sec).unwrap_or_default();
-            let micros = u64::try_from(raw.timestamp.tv_usec).unwrap_or_default();
-            clock::from_monotonic(Duration::from_secs(seconds) + Duration::from_micros(micros))
-        } else {
-            clock::now()
-        };
-        Filled {
-            index: raw.index,
-            used: usize::try_from(raw.bytesused)
-                .unwrap_or(usize::MAX)
-                .min(room),
-            is_damaged: raw.flags & sys::V4L2_BUF_FLAG_ERROR != 0,
-            captured_at,
-        }
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        // An unplugged camera refuses, and closing the device stops it as well.
-        let _refused = self.device.ioctl(&STREAMOFF, &mut capture_as_int());
-    }
-}
-
-/// One buffer of the driver in our address space.
-#[derive(Debug)]
-struct Mapping {
-    start: NonNull<u8>,
-    length: usize,
-}
-
-// SAFETY: the memory belongs to this value alone and is not tied to a thread.
-unsafe impl Send for Mapping {}
-
-impl Mapping {
-    fn new(file: &File, raw: &sys::v4l2_buffer) -> io::Result<Self> {
-        let length = usize::try_from(raw.length).unwrap_or_default();
-        // SAFETY: for memory-mapped buffers the driver answers in `offset`, a plain integer.
-        let offset = libc::off64_t::from(unsafe { raw.m.offset });
-        // SAFETY: a new mapping at an address that the kernel chooses; it touches no memory of ours.
-        let start = unsafe {
-            libc::mmap64(
-                ptr::null_mut(),
-                length,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                file.as_raw_fd(),
-                offset,
-            )
-        };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let start = NonNull::new(start.cast()).ok_or_else(io::Error::last_os_error)?;
-        Ok(Self { start, length })
-    }
-
-    const fn bytes(&self) -> &[u8] {
-        // SAFETY: `length` bytes are mapped and initialized (the kernel zeroes them) until `drop`.
-        // The driver writes to them only while the buffer is queued, and [`Stream::bytes`] is
-        // called only with a `Filled`, which exists only while it is not.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: exactly what `mmap` returned, and no slice of it outlives `self`.
-        let _status = unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
-    }
-}
-
-/// An ioctl whose argument is a `T`, with its name in the kernel documentation.
-struct Request<T> {
-    code: vidioc::_IOC_TYPE,
-    name: &'static str,
-    argument: PhantomData<T>,
-}
-
-impl<T> Request<T> {
-    const fn new(code: vidioc::_IOC_TYPE, name: &'static str) -> Self {
-        Self {
-            code,
-            name,
-            argument: PhantomData,
-        }
-    }
-}
-
-const QUERYCAP: Request<sys::v4l2_capability> =
-    Request::new(vidioc::VIDIOC_QUERYCAP, "VIDIOC_QUERYCAP");
-const ENUM_FMT: Request<sys::v4l2_fmtdesc> =
-    Request::new(vidioc::VIDIOC_ENUM_FMT, "VIDIOC_ENUM_FMT");
-const ENUM_FRAMESIZES: Request<sys::v4l2_frmsizeenum> =
-    Request::new(vidioc::VIDIOC_ENUM_FRAMESIZES, "VIDIOC_ENUM_FRAMESIZES");
-const S_FMT: Request<sys::v4l2_format> = Request::new(vidioc::VIDIOC_S_FMT, "VIDIOC_S_FMT");
-const S_PARM: Request<sys::v4l2_streamparm> = Request::new(vidioc::VIDIOC_S_PARM, "VIDIOC_S_PARM");
-const G_PARM: Request<sys::v4l2_streamparm> = Request::new(vidioc::VIDIOC_G_PARM, "VIDIOC_G_PARM");
-const QUERYCTRL: Request<sys::v4l2_queryctrl> =
-    Request::new(vidioc::VIDIOC_QUERYCTRL, "VIDIOC_QUERYCTRL");
-const S_CTRL: Request<sys::v4l2_control> = Request::new(vidioc::VIDIOC_S_CTRL, "VIDIOC_S_CTRL");
-const REQBUFS: Request<sys::v4l2_requestbuffers> =
-    Request::new(vidioc::VIDIOC_REQBUFS, "VIDIOC_REQBUFS");
-const QUERYBUF: Request<sys::v4l2_buffer> =
-    Request::new(vidioc::VIDIOC_QUERYBUF, "VIDIOC_QUERYBUF");
-const QBUF: Request<sys::v4l2_buffer> = Request::new(vidioc::VIDIOC_QBUF, "VIDIOC_QBUF");
-const DQBUF: Request<sys::v4l2_buffer> = Request::new(vidioc::VIDIOC_DQBUF, "VIDIOC_DQBUF");
-const STREAMON: Request<c_int> = Request::new(vidioc::VIDIOC_STREAMON, "VIDIOC_STREAMON");
-const STREAMOFF: Request<c_int> = Request::new(vidioc::VIDIOC_STREAMOFF, "VIDIOC_STREAMOFF");
-
-/// A C struct for which zero is a value.
-///
-/// # Safety
-///
-/// All bytes zero must be a valid value of the type.
-unsafe trait Zeroable {}
-
-// SAFETY: integers, arrays and unions of integers, and a pointer that may be null.
-unsafe impl Zeroable for sys::v4l2_capability {}
-// SAFETY: as above.
-unsafe impl Zeroable for sys::v4l2_fmtdesc {}
-// SAFETY: as above.
-unsafe impl Zeroable for sys::v4l2_frmsizeenum {}
-// SAFETY: as above.
-unsafe impl Zeroable for sys::v4l2_format {}
-// SAFETY: as above.
-unsafe impl Zeroable for sys::v4l2_pix_format {}
-// SAFETY: as above.
-unsafe impl Zeroable for sys::v4l2_streamparm {}
-// SAFETY: as above.
-unsafe impl Zeroable for sys::v4l2_captureparm {}
-// SAFETY: as above.
-unsafe impl Zeroable for sys::v4l2_queryctrl {}
-// SAFETY: as above.
-unsafe impl Zeroable for sys::v4l2_requestbuffers {}
-// SAFETY: as above.
-unsafe impl Zeroable for sys::v4l2_buffer {}
-
-const fn zeroed<T: Zeroable>() -> T {
-    // SAFETY: that is what `Zeroable` says.
-    unsafe { mem::zeroed() }
-}
-
-fn buffer(index: u32) -> sys::v4l2_buffer {
-    let mut raw: sys::v4l2_buffer = zeroed();
-    raw.index = index;
-    raw.type_ = CAPTURE;
-    raw.memory = MMAP;
-    raw
-}
-
-fn capture_as_int() -> c_int {
-    c_int::try_from(CAPTURE).unwrap_or_default()
 }
 
 fn failure(path: &Path, operation: &'static str, error: io::Error) -> VideoError {
@@ -590,6 +486,11 @@ fn failure(path: &Path, operation: &'static str, error: io::Error) -> VideoError
     }
 }
 
+fn duration(seconds: sys::v4l2_fract) -> Option<Duration> {
+    let is_one = seconds.numerator > 0 && seconds.denominator > 0;
+    is_one.then(|| Duration::from_secs(seconds.numerator.into()) / seconds.denominator)
+}
+
 /// Returns the text up to the first NUL. Cameras put what they like in there.
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
@@ -614,7 +515,7 @@ mod tests {
         );
         let device = Device::open(Path::new("/dev/null")).unwrap();
         assert!(device.identity().is_err());
-        assert!(device.formats().is_empty());
+        assert!(device.formats(Kind::Capture).is_empty());
         let choice = Choice {
             fourcc: FourCc::H264,
             size: Size {
@@ -622,7 +523,7 @@ mod tests {
                 height: 480,
             },
         };
-        let error = device.set_format(choice).unwrap_err();
+        let error = device.set_format(Kind::Capture, choice, 0).unwrap_err();
         assert!(matches!(error, VideoError::Format { .. }), "{error}");
     }
 
