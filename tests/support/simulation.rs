@@ -136,6 +136,7 @@ impl Simulation {
             certificate: Certificate::generate().unwrap(),
             latency: roomcam::config::Latency::Balanced,
             one_stream: false,
+            talkback: false,
             first_ssrc: VIDEO,
             gcm_only: true,
         };
