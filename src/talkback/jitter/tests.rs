@@ -45,10 +45,11 @@ fn run(jitter: &mut Jitter, frames: u32, mut arrives: impl FnMut(u32) -> Option<
         .filter_map(|n| arrives(n).map(|at| (at, n)))
         .collect();
     schedule.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let end = schedule.last().map_or(0.0, |(at, _)| *at);
     let mut arriving = schedule.into_iter().peekable();
     let mut played = 0.0;
     let mut steps = Vec::new();
-    while played < f64::from(frames) {
+    while played < end {
         while let Some((_, n)) = arriving.next_if(|(at, _)| *at <= played) {
             jitter.push(packet(n));
         }
@@ -218,7 +219,7 @@ fn a_flood_is_bounded_whatever_it_is_made_of() {
 fn a_steady_network_loses_nothing_and_is_not_stretched() {
     let mut jitter = Jitter::default();
     let steps = run(&mut jitter, 1_000, |n| Some(f64::from(n)));
-    assert_eq!(count_played(&steps), 998, "all but those that wait");
+    assert_eq!(count_played(&steps), 997, "all but those that wait");
     assert_eq!(count(&steps, "l"), 0);
     assert_eq!(jitter.stretch, 0);
 }
@@ -248,9 +249,9 @@ fn a_tenth_of_all_packets_lost_is_made_up_for() {
 
 #[test]
 fn a_sender_whose_clock_is_off_is_kept_up_with() {
-    for ppm in [-200.0, -50.0, 50.0, 200.0] {
+    for ppm in [-500.0, -100.0, 100.0, 500.0] {
         let mut jitter = Jitter::default();
-        // Ten minutes: uncompensated, 120 ms.
+        // Ten minutes: uncompensated, 300 ms.
         let steps = run(&mut jitter, 30_000, |n| {
             Some(f64::from(n) * (1.0 - ppm / 1_000_000.0))
         });
