@@ -341,7 +341,7 @@ mod tests {
             let sample = |i: u32| {
                 let t = f64::from(n * 960 + i) / 48_000.0;
                 #[expect(clippy::cast_possible_truncation, reason = "at most 8000")]
-                let sample = (8_000.0 * (t * 440.0 * std::f64::consts::TAU).sin()) as i16;
+                let sample = (8_000.0 * (t * 400.0 * std::f64::consts::TAU).sin()) as i16;
                 sample
             };
             let samples: Vec<i16> = (0..960).map(sample).collect();
