@@ -11,12 +11,12 @@ use crate::browser::{AUDIBLE, KEEP_THE_CHANNEL, ONE_AT_A_TIME, wait_for_loudness
 use crate::support::chromium::{Chromium, PATIENCE, Setup, VOICE_HZ};
 use crate::support::demo::Demo;
 
-const TALK: &str = "Hold to talk";
+pub(crate) const TALK: &str = "Hold to talk";
 
 /// 100 ms of what was played.
 const WINDOW: usize = 4_800;
 
-const MICROPHONE: Setup = Setup {
+pub(crate) const MICROPHONE: Setup = Setup {
     addresses: crate::support::chromium::Addresses::Shown,
     phone: None,
     dark: false,
@@ -53,15 +53,9 @@ impl Loudspeaker {
         Demo::with_environment(&config, &[("ALSA_CONFIG_PATH", &configuration)])
     }
 
-    /// Returns how loud the tone of the made-up microphone is in each window of what was played: 1 is as
-    /// loud as can be.
+    /// Returns [`tone_in`] of what was played.
     fn tone(&self) -> Vec<f64> {
-        let bytes = std::fs::read(self.path("played.raw")).unwrap_or_default();
-        let samples: Vec<f64> = bytes
-            .chunks_exact(2)
-            .map(|pair| f64::from(i16::from_le_bytes([pair[0], pair[1]])) / 32_768.0)
-            .collect();
-        samples.chunks_exact(WINDOW).map(amplitude).collect()
+        tone_in(&std::fs::read(self.path("played.raw")).unwrap_or_default())
     }
 
     async fn wait_for_tone(&self, windows: usize) {
@@ -77,6 +71,17 @@ impl Loudspeaker {
     }
 }
 
+/// Returns how loud the tone of the made-up microphone is in each 100 ms of samples: 1 is as loud as can be.
+pub(crate) fn tone_in(bytes: &[u8]) -> Vec<f64> {
+    let (pairs, _) = bytes.as_chunks();
+    let samples = pairs
+        .iter()
+        .map(|pair| f64::from(i16::from_le_bytes(*pair)) / 32_768.0);
+    let samples: Vec<f64> = samples.collect();
+    let (windows, _) = samples.as_chunks::<WINDOW>();
+    windows.iter().map(|window| amplitude(window)).collect()
+}
+
 /// Returns the amplitude of [`VOICE_HZ`] in `samples` (one term of a Fourier transform).
 fn amplitude(samples: &[f64]) -> f64 {
     let mut sum = (0.0, 0.0);
@@ -87,7 +92,7 @@ fn amplitude(samples: &[f64]) -> f64 {
     f64::hypot(sum.0, sum.1) * 2.0 / samples.len() as f64
 }
 
-async fn wait_for_notice(page: &Chromium, words: &str) {
+pub(crate) async fn wait_for_notice(page: &Chromium, words: &str) {
     let words = json!(words);
     page.wait_until(&format!(
         "document.getElementById('notice').textContent.includes({words})"
@@ -110,7 +115,7 @@ async fn who_holds_the_button_is_heard_and_the_microphone_is_silent_meanwhile() 
     page.hold(TALK).await;
     page.wait_until("roomcam.talk === 'on' && roomcam.state.talking === 1")
         .await;
-    page.wait_for_status("somebody is speaking").await;
+    page.wait_for_status("you are speaking").await;
     page.wait_until("document.getElementById('talk').ariaPressed === 'true'")
         .await;
     page.screenshot("speaking").await;

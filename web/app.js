@@ -82,9 +82,10 @@ export function errorWords(code, message) {
  * media: 'none' | 'connecting' | 'connected' | 'shaky' | 'lost'
  * device: whether it is in the room · state: its last `state` message, or null
  * picture: a picture was shown since video became live · frozen: and no more come
+ * speaking: this viewer is
  * trouble: why there is no connection, in the device's words · ended: why the last session ended
  */
-export function statusOf({ room, media, device, state, picture, frozen, trouble, ended }) {
+export function statusOf({ room, media, device, state, picture, frozen, speaking, trouble, ended }) {
   if (room === 'none') return ended ? { tone: 'error', words: ended } : { tone: 'idle', words: '' };
   if (media !== 'connected') {
     if (room === 'unreachable') return { tone: 'busy', words: 'The server does not answer: retrying…' };
@@ -95,24 +96,26 @@ export function statusOf({ room, media, device, state, picture, frozen, trouble,
     if (media === 'shaky') return { tone: 'busy', words: 'Connection interrupted: waiting for it…' };
     return { tone: 'busy', words: 'Connecting…' };
   }
-  const now = liveWords(state, picture, frozen);
+  const now = liveWords(state, picture, frozen, speaking);
   if (room === 'joined' || now.tone === 'busy') return now;
   return { tone: now.tone, words: `${now.words} (room server lost: retrying…)` };
 }
 
-function liveWords(state, picture, frozen) {
+function liveWords(state, picture, frozen, speaking) {
   const video = state?.video ?? 'live';
   if (state?.camera === false) return { tone: 'idle', words: 'Camera is off' };
   if (video === 'waiting') return { tone: 'busy', words: waitingWords(state.detail) };
   if (video === 'starting' || video === 'off') return { tone: 'busy', words: 'Camera is starting…' };
-  if (video === 'none') return { tone: 'live', words: `Live, sound only${soundWords(state)}` };
+  if (video === 'none') return { tone: 'live', words: `Live, sound only${soundWords(state, speaking)}` };
   if (frozen) return { tone: 'busy', words: 'The picture stands still: asking for a new one…' };
   if (!picture) return { tone: 'busy', words: 'Waiting for the picture…' };
-  return { tone: 'live', words: `Live${soundWords(state)}` };
+  return { tone: 'live', words: `Live${soundWords(state, speaking)}` };
 }
 
-function soundWords(state) {
-  if (state?.talking > 0) return state.talking > 1 ? `, ${state.talking} are speaking` : ', somebody is speaking';
+function soundWords(state, speaking) {
+  const others = (state?.talking ?? 0) - (speaking ? 1 : 0);
+  if (speaking) return others > 0 ? `, you and ${others} more are speaking` : ', you are speaking';
+  if (others > 0) return others > 1 ? `, ${others} are speaking` : ', somebody is speaking';
   if (state?.muted) return ', microphone muted';
   if (state?.audio !== 'waiting') return '';
   return state.detail ? `, no sound: ${clip(state.detail).replace(/^waiting for microphone: /, '')}` : ', no sound yet';
@@ -616,6 +619,7 @@ class Session {
       state: this.media.state,
       picture: this.picture,
       frozen: this.media.watchdog?.frozen ?? false,
+      speaking: this.talk.status === 'on',
       trouble: this.#trouble,
       ended: '',
     };

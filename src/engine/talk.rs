@@ -78,7 +78,12 @@ impl Engine {
         }
         self.let_through(id, false);
         // full: lost; the player ends a voice that says nothing for long
-        drop(self.channels.player.speech.try_send(Speech::Ended { speaker: id }));
+        drop(
+            self.channels
+                .player
+                .speech
+                .try_send(Speech::Ended { speaker: id }),
+        );
         let speaking = self.floor.speaking();
         tracing::info!(viewer = id.0, speaking, "viewer stopped speaking");
     }

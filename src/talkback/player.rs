@@ -331,12 +331,8 @@ mod tests {
     }
 
     fn tone(packets: u32) -> Vec<SpeechPacket> {
-        let mut encoder = opus::Encoder::new(
-            48_000,
-            opus::Channels::Mono,
-            opus::Application::Voip,
-        )
-        .unwrap();
+        let mut encoder =
+            opus::Encoder::new(48_000, opus::Channels::Mono, opus::Application::Voip).unwrap();
         let mut tone = |n: u32| {
             let sample = |i: u32| {
                 let t = f64::from(n * 960 + i) / 48_000.0;
@@ -368,7 +364,10 @@ mod tests {
         let device = rig.device();
         assert_eq!(device.sink, "a speaker");
         let played = device.play(20);
-        let audible = played.iter().filter(|&&loudness| loudness > 3_000.0).count();
+        let audible = played
+            .iter()
+            .filter(|&&loudness| loudness > 3_000.0)
+            .count();
         assert!((7..=9).contains(&audible), "{played:?}");
         assert!(played[15] < 10.0, "silence after the end: {played:?}");
         assert!(device.is_closed());
@@ -413,7 +412,10 @@ mod tests {
         let device = rig.device();
         device.play(3);
         let pcm = "hw:1".to_owned();
-        device.allow.send(Err(SpeakerError::Missing { pcm })).unwrap();
+        device
+            .allow
+            .send(Err(SpeakerError::Missing { pcm }))
+            .unwrap();
         assert_eq!(rig.failure(), "loudspeaker hw:1 is not present");
         rig.speaks(ANNE, 3);
         rig.begins(BEN);

@@ -1,9 +1,9 @@
 //! One viewer's packets → frames of 20 ms.
 
+use super::floor::MAX_SPEECH;
 use super::jitter::{Jitter, Step};
 use super::mixer;
 use super::opus::{Decoder, Input};
-use super::floor::MAX_SPEECH;
 use super::{FRAME_SAMPLES, Frame, SpeakerError};
 use crate::rtp::SpeechPacket;
 

@@ -40,9 +40,12 @@ const CAMERA_FLAGS: [&str; 3] = [
     "--autoplay-policy=no-user-gesture-required",
 ];
 
-const MICROPHONE_FLAGS: [&str; 2] = [
+/// A page that may use a microphone sends from each address of the machine by its own socket. The guest's
+/// network takes packets of the loopback alone, which come from a socket without one.
+const MICROPHONE_FLAGS: [&str; 3] = [
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
+    "--force-webrtc-ip-handling-policy=default_public_interface_only",
 ];
 
 /// What the made-up microphone hears.

@@ -23,11 +23,11 @@ use rtc::peer_connection::sdp::RTCSessionDescription;
 use rtc::peer_connection::transport::RTCIceCandidateInit;
 use rtc::peer_connection::{RTCPeerConnection, RTCPeerConnectionBuilder};
 use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
-use rtc::rtp_transceiver::{
-    RTCRtpReceiverId, RTCRtpSenderId, RTCRtpTransceiverDirection, RTCRtpTransceiverInit,
-};
 use rtc::rtp_transceiver::rtp_sender::{
     RTCRtpCodingParameters, RTCRtpEncodingParameters, RtpCodecKind,
+};
+use rtc::rtp_transceiver::{
+    RTCRtpReceiverId, RTCRtpSenderId, RTCRtpTransceiverDirection, RTCRtpTransceiverInit,
 };
 use rtc::sansio::Protocol;
 use rtc::shared::{TaggedBytesMut, TransportContext, TransportProtocol};
@@ -132,7 +132,9 @@ impl Simulation {
     pub(crate) fn speak(&mut self, n: u16) {
         let mut sender = self.browser.rtp_sender(self.microphone.unwrap()).unwrap();
         let codecs = &sender.get_parameters().rtp_parameters.codecs;
-        let opus = codecs.iter().find(|c| c.rtp_codec.mime_type == "audio/opus");
+        let opus = codecs
+            .iter()
+            .find(|c| c.rtp_codec.mime_type == "audio/opus");
         let header = rtc::rtp::Header {
             version: 2,
             payload_type: opus.expect("Opus is negotiated").payload_type,

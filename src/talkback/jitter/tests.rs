@@ -40,7 +40,11 @@ fn pull(jitter: &mut Jitter, times: usize) -> String {
 
 /// Plays `frames` of a sender whose packet `n` arrives when `arrives(n)` frames were pulled; returns
 /// what was played, and the most that waited.
-fn run(jitter: &mut Jitter, frames: u32, mut arrives: impl FnMut(u32) -> Option<f64>) -> Vec<String> {
+fn run(
+    jitter: &mut Jitter,
+    frames: u32,
+    mut arrives: impl FnMut(u32) -> Option<f64>,
+) -> Vec<String> {
     let mut schedule: Vec<(f64, u32)> = (0..frames)
         .filter_map(|n| arrives(n).map(|at| (at, n)))
         .collect();
@@ -241,7 +245,9 @@ fn a_jittery_network_is_smoothed() {
 #[test]
 fn a_tenth_of_all_packets_lost_is_made_up_for() {
     let mut jitter = Jitter::default();
-    let steps = run(&mut jitter, 1_000, |n| (n % 10 != 5).then_some(f64::from(n)));
+    let steps = run(&mut jitter, 1_000, |n| {
+        (n % 10 != 5).then_some(f64::from(n))
+    });
     let recovered = steps.iter().filter(|step| step.starts_with('b')).count();
     assert!(recovered >= 99, "{recovered}");
     assert!(count(&steps, "l") <= 1);
