@@ -45,7 +45,7 @@ const CAMERA_FLAGS: [&str; 3] = [
 const MICROPHONE_FLAGS: [&str; 3] = [
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
-    "--force-webrtc-ip-handling-policy=default_public_interface_only",
+    "--webrtc-ip-handling-policy=default_public_interface_only",
 ];
 
 /// What the made-up microphone hears.
