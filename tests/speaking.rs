@@ -13,6 +13,8 @@ use crate::support::demo::Demo;
 
 pub(crate) const TALK: &str = "Hold to talk";
 
+const KEPT: &str = "[talkback]\nsink = \"kept\"\n";
+
 /// 100 ms of what was played.
 const WINDOW: usize = 4_800;
 
@@ -48,9 +50,13 @@ impl Loudspeaker {
 
     /// Starts a device that has it, with further keys of `[talkback]`.
     fn demo(&self, talkback: &str) -> Demo {
-        let config = format!("[talkback]\nsink = \"kept\"\n{talkback}");
+        self.demo_with(&format!("{KEPT}{talkback}"))
+    }
+
+    /// Starts a device that could have it.
+    fn demo_with(&self, config: &str) -> Demo {
         let configuration = self.path("asound.conf");
-        Demo::with_environment(&config, &[("ALSA_CONFIG_PATH", &configuration)])
+        Demo::with_environment(config, &[("ALSA_CONFIG_PATH", &configuration)])
     }
 
     /// Returns [`tone_in`] of what was played.
@@ -195,11 +201,42 @@ async fn where_it_is_not_configured_there_is_no_button_and_the_command_is_refuse
 }
 
 #[tokio::test]
+async fn a_page_that_was_open_before_there_was_talkback_connects_anew_and_speaks() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let loudspeaker = Loudspeaker::new();
+    let demo = loudspeaker.demo_with("");
+    let page = Chromium::start(MICROPHONE).await;
+    page.join(demo.url()).await;
+    page.run("window.before = roomcam.pc").await;
+    demo.reload(KEPT);
+    page.wait_for_button(TALK).await;
+    page.hold(TALK).await;
+    wait_for_notice(&page, "Connecting anew for speaking").await;
+    page.let_go().await;
+    page.wait_until("roomcam.pc !== window.before").await;
+    page.wait_for_status("Live").await;
+    page.wait_for_button(TALK).await;
+    page.hold(TALK).await;
+    loudspeaker.wait_for_tone(2).await;
+
+    demo.reload("");
+    wait_for_notice(&page, "Talkback was configured anew").await;
+    page.wait_until("roomcam.talk === 'off' && roomcam.state.talkback === 'none'")
+        .await;
+    page.let_go().await;
+    page.close().await;
+}
+
+#[tokio::test]
 async fn where_speaking_needs_a_key_only_its_holders_see_the_button_and_are_heard() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let loudspeaker = Loudspeaker::new();
     let demo = loudspeaker.demo("key = \"open sesame\"\n");
-    let page = Chromium::start(MICROPHONE).await;
+    let page = Chromium::start(Setup {
+        phone: Some((360, 740)),
+        ..MICROPHONE
+    })
+    .await;
     page.join(demo.url()).await;
     page.wait_until("roomcam.state.talkback === 'key'").await;
     let shown = "document.getElementById('talk').checkVisibility()";
@@ -216,6 +253,10 @@ async fn where_speaking_needs_a_key_only_its_holders_see_the_button_and_are_hear
     page.wait_for_button(TALK).await;
     page.hold(TALK).await;
     loudspeaker.wait_for_tone(2).await;
+    page.screenshot("speaking-phone").await;
+    let fits = "document.documentElement.scrollWidth <= 360 && \
+                document.documentElement.scrollHeight <= 740";
+    assert_eq!(page.eval(fits).await, true);
     page.let_go().await;
     page.close().await;
 }

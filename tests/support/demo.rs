@@ -15,6 +15,7 @@ pub(crate) struct Demo {
     process: Child,
     log: Option<JoinHandle<String>>,
     url: String,
+    config: tempfile::NamedTempFile,
 }
 
 /// From the start to the line with the URL. Emulated, a start takes seconds.
@@ -57,6 +58,12 @@ impl Demo {
     /// Lets it go on.
     pub(crate) fn thaw(&self) {
         self.signal("-CONT");
+    }
+
+    /// Has it read its configuration again, which now is this.
+    pub(crate) fn reload(&self, config: &str) {
+        std::fs::write(self.config.path(), config).expect("a temporary file");
+        self.signal("-HUP");
     }
 
     /// Whether it still runs.
@@ -110,6 +117,7 @@ impl Demo {
             process,
             log: Some(log),
             url: String::new(),
+            config: file,
         };
         while demo.url.is_empty() {
             let line = lines.recv_timeout(STARTS_WITHIN);
