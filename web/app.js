@@ -914,7 +914,7 @@ function page() {
     drawFigures();
   };
 
-  const TALK_WORDS = { off: 'Hold to talk', opening: 'Wait…', on: 'Speaking…' };
+  const TALK_WORDS = { off: 'Hold to talk', opening: 'Wait…', on: 'On air' };
 
   const drawTalk = (state, status) => {
     const offered = mayTalk(state, talkKey);
