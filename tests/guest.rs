@@ -349,7 +349,7 @@ async fn a_browser_speaks_through_the_sound_card_and_is_told_what_is_wrong_with_
     page.wait_for_button(TALK).await;
 
     page.hold(TALK).await;
-    page.wait_until("roomcam.talk === 'on' && roomcam.state.talking === 1")
+    page.wait_until("roomcam.talk === 'on' && roomcam.state?.talking === 1")
         .await;
     let output = "/proc/asound/Loopback/pcm0p/sub0/hw_params";
     guest.run_until_it_succeeds(&format!("grep -q S16_LE {output}"));
@@ -376,12 +376,12 @@ async fn a_browser_speaks_through_the_sound_card_and_is_told_what_is_wrong_with_
     guest.run_until_it_succeeds(&format!("grep -q closed {output}"));
 
     page.hold(TALK).await;
-    page.wait_until("roomcam.talk === 'on' && roomcam.state.talking === 1")
+    page.wait_until("roomcam.talk === 'on' && roomcam.state?.talking === 1")
         .await;
     guest.run_until_it_succeeds(&format!("grep -q S16_LE {output}"));
     guest.run("echo snd_aloop.0 >/sys/bus/platform/drivers/snd_aloop/unbind");
     wait_for_notice(&page, "oudspeaker").await;
-    page.wait_until("roomcam.talk === 'off' && roomcam.state.talking === 0")
+    page.wait_until("roomcam.talk === 'off' && roomcam.state?.talking === 0")
         .await;
     page.let_go().await;
     page.wait_for_status("Live").await;

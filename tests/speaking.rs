@@ -119,7 +119,7 @@ async fn who_holds_the_button_is_heard_and_the_microphone_is_silent_meanwhile() 
     assert_eq!(page.eval(sends).await, false, "not before it is pressed");
 
     page.hold(TALK).await;
-    page.wait_until("roomcam.talk === 'on' && roomcam.state.talking === 1")
+    page.wait_until("roomcam.talk === 'on' && roomcam.state?.talking === 1")
         .await;
     page.wait_for_status("you are speaking").await;
     page.wait_until("document.getElementById('talk').ariaPressed === 'true'")
@@ -127,10 +127,14 @@ async fn who_holds_the_button_is_heard_and_the_microphone_is_silent_meanwhile() 
     page.screenshot("speaking").await;
     loudspeaker.wait_for_tone(10).await;
     wait_for_loudness(&page, |loudness| loudness < AUDIBLE).await;
-    assert_eq!(page.eval("roomcam.state.muted").await, false, "only ducked");
+    assert_eq!(
+        page.eval("roomcam.state?.muted").await,
+        false,
+        "only ducked"
+    );
 
     page.let_go().await;
-    page.wait_until("roomcam.talk === 'off' && roomcam.state.talking === 0")
+    page.wait_until("roomcam.talk === 'off' && roomcam.state?.talking === 0")
         .await;
     page.wait_for_button(TALK).await;
     assert_eq!(page.eval(sends).await, false, "the microphone is let go");
@@ -152,7 +156,7 @@ async fn the_button_is_held_by_the_space_bar_as_well() {
     loudspeaker.wait_for_tone(3).await;
     wait_for_loudness(&page, |loudness| loudness > AUDIBLE).await;
     page.let_go().await;
-    page.wait_until("roomcam.talk === 'off' && roomcam.state.talking === 0")
+    page.wait_until("roomcam.talk === 'off' && roomcam.state?.talking === 0")
         .await;
     page.close().await;
 }
@@ -170,7 +174,7 @@ async fn a_page_that_is_closed_while_it_speaks_speaks_no_more() {
     one.hold(TALK).await;
     two.wait_for_status("somebody is speaking").await;
     one.open("about:blank").await;
-    two.wait_until("roomcam.state.talking === 0").await;
+    two.wait_until("roomcam.state?.talking === 0").await;
     wait_for_loudness(&two, |loudness| loudness > AUDIBLE).await;
     one.close().await;
     two.close().await;
@@ -185,7 +189,7 @@ async fn where_it_is_not_configured_there_is_no_button_and_the_command_is_refuse
     page.run(KEEP_THE_CHANNEL).await;
     page.click("Join").await;
     page.wait_for_status("Live").await;
-    page.wait_until("roomcam.state.talkback === 'none'").await;
+    page.wait_until("roomcam.state?.talkback === 'none'").await;
     let shown = "document.getElementById('talk').checkVisibility()";
     assert_eq!(page.eval(shown).await, false);
     let directions = "roomcam.pc.getTransceivers().map((t) => t.currentDirection)";
@@ -196,7 +200,7 @@ async fn where_it_is_not_configured_there_is_no_button_and_the_command_is_refuse
         "window.heard.some((text) => text.includes('\"id\":77') && text.includes('no-talkback'))",
     )
     .await;
-    assert_eq!(page.eval("roomcam.state.talking").await, 0);
+    assert_eq!(page.eval("roomcam.state?.talking").await, 0);
     page.close().await;
 }
 
@@ -221,7 +225,7 @@ async fn a_page_that_was_open_before_there_was_talkback_connects_anew_and_speaks
 
     demo.reload("");
     wait_for_notice(&page, "Talkback was configured anew").await;
-    page.wait_until("roomcam.talk === 'off' && roomcam.state.talkback === 'none'")
+    page.wait_until("roomcam.talk === 'off' && roomcam.state?.talkback === 'none'")
         .await;
     page.let_go().await;
     page.close().await;
@@ -238,7 +242,7 @@ async fn where_speaking_needs_a_key_only_its_holders_see_the_button_and_are_hear
     })
     .await;
     page.join(demo.url()).await;
-    page.wait_until("roomcam.state.talkback === 'key'").await;
+    page.wait_until("roomcam.state?.talkback === 'key'").await;
     let shown = "document.getElementById('talk').checkVisibility()";
     assert_eq!(page.eval(shown).await, false);
 
@@ -270,7 +274,7 @@ async fn a_loudspeaker_that_is_missing_is_told_to_who_speaks_and_the_picture_goe
     page.wait_for_button(TALK).await;
     page.hold(TALK).await;
     wait_for_notice(&page, "Loudspeaker no_such_loudspeaker is not present").await;
-    page.wait_until("roomcam.talk === 'off' && roomcam.state.talking === 0")
+    page.wait_until("roomcam.talk === 'off' && roomcam.state?.talking === 0")
         .await;
     page.let_go().await;
     page.wait_for_frames(15).await;
