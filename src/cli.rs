@@ -144,6 +144,9 @@ pub struct Url {
     /// Configuration file; without one, that of the installed service, or else the defaults.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// The link for those who may also speak, with talkback.key.
+    #[arg(long)]
+    pub talk: bool,
 }
 
 impl Sources {

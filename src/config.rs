@@ -17,9 +17,11 @@ use crate::turn::url::{TurnUrl, stun_host};
 
 mod credentials;
 mod csi;
+mod talkback;
 
 pub use credentials::{Auth, Headers};
 pub use csi::{Csi, CsiMode};
+pub use talkback::{Duplex, Talkback};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
@@ -37,6 +39,8 @@ pub struct Config {
     pub webrtc: WebRtc,
     /// What viewers may do.
     pub control: Control,
+    /// Whether viewers may speak.
+    pub talkback: Talkback,
 }
 
 /// `[video]`
@@ -613,6 +617,7 @@ impl Config {
                 return Err(ConfigError::Range { key, value, legal });
             }
         }
+        self.talkback.check()?;
         self.room.headers.check()?;
         let mut ice_servers = self.webrtc.ice_servers.iter();
         ice_servers.try_for_each(check_ice_server)?;
@@ -748,7 +753,7 @@ mod tests {
                 keys.map(move |k| format!("{t}.{k}")).collect::<Vec<_>>()
             })
             .collect();
-        assert_eq!(keys.len(), 7 + 2 + 9 + 4 + 7 + 3, "{keys:?}");
+        assert_eq!(keys.len(), 7 + 2 + 9 + 4 + 7 + 3 + 3, "{keys:?}");
         let turn = table["webrtc"]["turn"].as_table().unwrap();
         assert_eq!(turn.len(), 5, "{turn:?}");
         let csi = table["video"]["csi"].as_table().unwrap();

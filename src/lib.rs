@@ -8,6 +8,7 @@
 //! | [`video`] | a camera, a file or a test picture → H.264 access units |
 //! | [`h264`] | the bitstream: NAL units, access units, SPS; read and rewritten, never decoded |
 //! | [`audio`] | a microphone or a tone → 20 ms Opus packets; mute is applied here |
+//! | [`talkback`] | the Opus packets of viewers who speak → a loudspeaker, and who may speak |
 //! | [`rtp`] | access units → payloads, once for all viewers; capture times → timestamps |
 //! | [`viewer`] | one remote browser as a machine without I/O: datagrams, frames and time in, datagrams and events out |
 //! | [`engine`] | the media thread: one UDP port, drives all viewers |
@@ -28,6 +29,7 @@
 //!                                   ▲ datagrams, timers          │ events: keyframe, command, gone
 //!  room server ◀─WebSocket─▶ signaling::link ── RoomEvent / RoomMessage ──▶ engine
 //!  keyframe wanted (coalesced), camera off ──▶ CaptureRequest (watch) ──▶ capture threads
+//!  a viewer's Opus ──▶ engine: may it speak? ──▶ bounded queue ──▶ talkback (thread) ─ALSA─▶ loudspeaker
 //!  CaptureStatus, DeviceState ──▶ control channel ──▶ every viewer
 //! ```
 //!
@@ -63,6 +65,7 @@ pub mod server;
 pub mod share;
 pub mod signaling;
 pub mod systemd;
+pub mod talkback;
 pub mod turn;
 pub mod video;
 pub mod viewer;

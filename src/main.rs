@@ -59,7 +59,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         }
         Command::Devices(devices) => inspect::devices(devices.json)?,
         Command::Check(check) => return inspect::check(check.config.as_ref()),
-        Command::Url(url) => share::url(url.config)?,
+        Command::Url(url) => share::url(url.config, url.talk)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -28,11 +28,16 @@ impl Page {
         };
         let origin = SocketAddr::new(ip, address.port());
         let public_url = format!("http://{origin}/#room={room}");
-        let key: String = url::form_urlencoded::byte_serialize(key.expose().as_bytes()).collect();
         Self {
-            url: format!("{public_url}&key={key}"),
+            url: format!("{public_url}&key={}", encoded(key)),
             public_url,
         }
+    }
+
+    /// Adds the key of those who may speak: whoever has the link can then do so, too.
+    pub fn add_talk_key(&mut self, key: &Secret) {
+        self.url.push_str("&talk=");
+        self.url.push_str(&encoded(key));
     }
 
     /// Returns the address alone, without room and key.
@@ -40,6 +45,10 @@ impl Page {
     pub fn origin(&self) -> &str {
         self.public_url.split("/#").next().unwrap_or_default()
     }
+}
+
+fn encoded(key: &Secret) -> String {
+    url::form_urlencoded::byte_serialize(key.expose().as_bytes()).collect()
 }
 
 /// Returns where this machine itself reaches a server that listens at `ip`.

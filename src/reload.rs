@@ -28,6 +28,7 @@ pub fn plan(running: &Config, new: &Config) -> Plan {
         server,
         webrtc,
         control,
+        talkback,
     } = new;
     let WebRtc {
         udp_port,
@@ -55,6 +56,7 @@ pub fn plan(running: &Config, new: &Config) -> Plan {
         ("server", running.server != *server),
         ("webrtc", servers || viewers),
         ("control", running.control.idle_timeout_s != *idle_timeout_s),
+        ("talkback", running.talkback != *talkback),
     ];
     let at_next_start = [
         ("webrtc.udp_port", old.udp_port != *udp_port),

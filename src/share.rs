@@ -9,7 +9,7 @@ use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 
 use crate::cli;
-use crate::config::{Config, ConfigError, Secret};
+use crate::config::{Config, ConfigError, Secret, Talkback};
 use crate::keys::{self, KeyError};
 use crate::page::Page;
 
@@ -41,6 +41,9 @@ pub enum ShareError {
     /// The page is not this machine's.
     #[error("the room is at {0}: viewers open the page of that server")]
     Elsewhere(String),
+    /// Nobody can speak.
+    #[error("nobody can speak here: talkback.sink names no loudspeaker")]
+    NoTalkback,
     /// The port is known to the running daemon alone.
     #[error("server.listen has port 0, any free one: the daemon prints its link when it starts")]
     AnyPort,
@@ -49,12 +52,12 @@ pub enum ShareError {
     Print(#[from] io::Error),
 }
 
-/// Prints the link; to a terminal, also as a QR code.
+/// Prints the link; to a terminal, also as a QR code. With `talk`, whoever has it may speak as well.
 ///
 /// # Errors
 ///
 /// [`ShareError`], which says what to do.
-pub fn url(config: Option<PathBuf>) -> Result<(), ShareError> {
+pub fn url(config: Option<PathBuf>, talk: bool) -> Result<(), ShareError> {
     let place = Place::of(config);
     let config = match cli::load(place.config.as_ref()) {
         Err(ConfigError::Read { source, .. })
@@ -65,6 +68,11 @@ pub fn url(config: Option<PathBuf>) -> Result<(), ShareError> {
         loaded => loaded?,
     };
     let page = page(&config, &place)?;
+    let page = if talk {
+        speaking(page, &config.talkback)?
+    } else {
+        page
+    };
     let mut out = io::stdout().lock();
     if !out.is_terminal() {
         // For programs: `roomcam watch "$(roomcam url)"`.
@@ -82,7 +90,12 @@ pub fn url(config: Option<PathBuf>) -> Result<(), ShareError> {
             config.server.listen.port()
         )?;
     }
-    writeln!(out, "Whoever has this link can watch.")?;
+    let may = if talk || (config.talkback.is_there() && config.talkback.key.is_empty()) {
+        "watch and speak"
+    } else {
+        "watch"
+    };
+    writeln!(out, "Whoever has this link can {may}.")?;
     Ok(out.flush()?)
 }
 
@@ -131,6 +144,17 @@ fn page(config: &Config, place: &Place) -> Result<Page, ShareError> {
         config.room.first_name(),
         &key,
     ))
+}
+
+/// Returns the link with the key of those who may speak, where that takes one.
+fn speaking(mut page: Page, talkback: &Talkback) -> Result<Page, ShareError> {
+    if !talkback.is_there() {
+        return Err(ShareError::NoTalkback);
+    }
+    if !talkback.key.is_empty() {
+        page.add_talk_key(&talkback.key);
+    }
+    Ok(page)
 }
 
 /// As the daemon finds it, but nothing is made here.
@@ -205,6 +229,22 @@ mod tests {
         assert!(url(&config).unwrap().ends_with("&key=handed"));
         config.room.key = Secret::new("configured".to_owned());
         assert!(url(&config).unwrap().ends_with("&key=configured"));
+    }
+
+    #[test]
+    fn who_may_speak_has_a_key_in_the_link_where_that_takes_one() {
+        let place = Place::of(Some("mine.toml".into()));
+        let mut config = Config::default();
+        config.room.key = Secret::new("k".to_owned());
+        let url = |config: &Config| {
+            let page = page(config, &place).unwrap();
+            speaking(page, &config.talkback).map(|page| page.url)
+        };
+        assert!(matches!(url(&config), Err(ShareError::NoTalkback)));
+        config.talkback.sink = "auto".to_owned();
+        assert!(url(&config).unwrap().ends_with("&key=k"));
+        config.talkback.key = Secret::new("open sesame".to_owned());
+        assert!(url(&config).unwrap().ends_with("&key=k&talk=open+sesame"));
     }
 
     #[test]

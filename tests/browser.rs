@@ -10,10 +10,10 @@ use crate::support::chromium::{Addresses, Chromium, PATIENCE, Setup};
 use crate::support::demo::Demo;
 use crate::support::islands::{Relay, SECRET};
 
-static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+pub(crate) static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Half a second of the demo's tone is louder, half a second of silence is not.
-const AUDIBLE: f64 = 0.005;
+pub(crate) const AUDIBLE: f64 = 0.005;
 
 #[tokio::test]
 #[ignore = "needs Chromium: scripts/test"]
@@ -670,7 +670,7 @@ async fn two_pages(demo: &Demo) -> (Chromium, Chromium) {
     (one, two)
 }
 
-async fn wait_for_loudness(page: &Chromium, is_right: impl Fn(f64) -> bool) {
+pub(crate) async fn wait_for_loudness(page: &Chromium, is_right: impl Fn(f64) -> bool) {
     let deadline = roomcam::clock::now() + PATIENCE;
     loop {
         let loudness = page.loudness().await;
@@ -736,7 +736,7 @@ const BREAK_FRAMES_ON_DEMAND: &str = "window.framesToBreak = 0; \
     };";
 
 /// Leaves the page's control channel in `channel` and what it hears in `heard`.
-const KEEP_THE_CHANNEL: &str = "window.heard = []; \
+pub(crate) const KEEP_THE_CHANNEL: &str = "window.heard = []; \
     const real = RTCPeerConnection.prototype.createDataChannel; \
     RTCPeerConnection.prototype.createDataChannel = function (...args) { \
       window.channel = real.apply(this, args); \

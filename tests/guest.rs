@@ -16,6 +16,7 @@ use roomcam::watch::seen::Seen;
 use roomcam::watch::viewer::Viewer;
 use serde_json::Value;
 
+use crate::speaking::{MICROPHONE, TALK, tone_in, wait_for_notice};
 use crate::support::chromium::{Chromium, Setup};
 use crate::support::guest::{Guest, PATIENCE};
 
@@ -333,6 +334,58 @@ async fn sigterm_ends_it_in_two_seconds_with_a_viewer_and_open_devices() {
     assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
     assert_eq!(guest.holders("/dev/video0").len(), 0);
     viewer.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn a_browser_speaks_through_the_sound_card_and_is_told_what_is_wrong_with_it() {
+    const ONE_OUTPUT: &str = "snd-aloop pcm_substreams=1";
+    let mut guest = Guest::start(&[ONE_OUTPUT]).await;
+    guest.start_daemon(
+        "[video]\nsource = \"none\"\n[audio]\nsource = \"tone\"\n[talkback]\nsink = \"auto\"",
+    );
+    let page = Chromium::start(MICROPHONE).await;
+    page.join(&guest.url()).await;
+    page.wait_for_button(TALK).await;
+
+    page.hold(TALK).await;
+    page.wait_until("roomcam.talk === 'on' && roomcam.state?.talking === 1")
+        .await;
+    let output = "/proc/asound/Loopback/pcm0p/sub0/hw_params";
+    guest.run_until_it_succeeds(&format!("grep -q S16_LE {output}"));
+    // What is played on this card's outputs is what its inputs hear.
+    let heard = guest.run(
+        "arecord -q -D plughw:Loopback,1 -f S16_LE -r 48000 -c 1 -t raw -d 4 /run/heard 2>/run/errors; \
+         base64 /run/heard | tr -d '\\n'",
+    );
+    let bytes = data_encoding::BASE64
+        .decode(heard.trim().as_bytes())
+        .unwrap();
+    let tone = tone_in(&bytes);
+    let audible = tone.iter().filter(|&&amplitude| amplitude > 0.02).count();
+    assert!(audible >= 10, "{tone:.3?}");
+    page.let_go().await;
+    guest.run_until_it_succeeds(&format!("grep -q closed {output}"));
+
+    guest.run("speaker-test -D hw:Loopback,0 -r 48000 -c 2 >/run/tone 2>&1 & echo $! >/run/other");
+    guest.run_until_it_succeeds(&format!("grep -q S16_LE {output}"));
+    page.hold(TALK).await;
+    wait_for_notice(&page, "is in use by another program").await;
+    page.let_go().await;
+    guest.run("kill $(cat /run/other)");
+    guest.run_until_it_succeeds(&format!("grep -q closed {output}"));
+
+    page.hold(TALK).await;
+    page.wait_until("roomcam.talk === 'on' && roomcam.state?.talking === 1")
+        .await;
+    guest.run_until_it_succeeds(&format!("grep -q S16_LE {output}"));
+    guest.run("echo snd_aloop.0 >/sys/bus/platform/drivers/snd_aloop/unbind");
+    wait_for_notice(&page, "oudspeaker").await;
+    page.wait_until("roomcam.talk === 'off' && roomcam.state?.talking === 0")
+        .await;
+    page.let_go().await;
+    page.wait_for_status("Live").await;
+    page.close().await;
 }
 
 /// Runs `roomcam watch` on the host and returns its report.

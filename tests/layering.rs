@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Every outside thing is used in one place, which is named after it.
 const OWNERS: &[(&str, &[&str])] = &[
-    ("alsa::", &["src/audio/alsa.rs"]),
+    ("alsa::", &["src/audio/alsa.rs", "src/talkback/alsa.rs"]),
     (
         "axum::",
         &[
@@ -19,7 +19,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ),
     ("if_addrs::", &["src/interfaces.rs"]),
     ("openh264::", &["src/video/openh264.rs"]),
-    ("opus::", &["src/audio/opus.rs"]),
+    ("opus::", &["src/audio/opus.rs", "src/talkback/opus.rs"]),
     ("qrcode::", &["src/share.rs"]),
     ("hmac::", &["src/turn/credentials.rs"]),
     ("md5::", &["src/turn/message.rs"]),
@@ -77,6 +77,11 @@ const PURE: &[&str] = &[
     "src/signaling/link.rs",
     "src/signaling/server_url.rs",
     "src/signaling/socketio.rs",
+    "src/talkback/floor.rs",
+    "src/talkback/jitter.rs",
+    "src/talkback/mixer.rs",
+    "src/talkback/packet.rs",
+    "src/talkback/voice.rs",
     "src/turn/",
     "src/video/coded_stream.rs",
     "src/video/csi.rs",

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use roomcam::control::protocol::{Command, MAX_MESSAGES_PER_SECOND};
-use roomcam::rtp::AudioFrame;
+use roomcam::rtp::{AudioFrame, SpeechPacket};
 use roomcam::viewer::{Ended, ViewerEvent};
 
-use crate::support::simulation::{AUDIO, FRAME, Simulation, VIDEO, frame};
+use crate::support::simulation::{AUDIO, FRAME, MICROPHONE, Simulation, VIDEO, frame};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -99,6 +99,83 @@ fn a_viewer_that_would_send_its_own_picture_is_told_not_to() {
     simulation.stream(SECOND);
     simulation.run(SECOND);
     assert_eq!(simulation.whole_frames(), simulation.frames_sent());
+}
+
+/// A viewer with a microphone that is up.
+fn with_microphone(seed: u64, talkback: bool) -> Simulation {
+    let mut simulation = Simulation::with_microphone(seed, talkback);
+    let up = |s: &Simulation| s.events.contains(&ViewerEvent::Connected) && s.channel_is_open();
+    assert!(simulation.run_while_not(2 * SECOND, up), "connects");
+    simulation.run(SECOND);
+    simulation.events.clear();
+    simulation
+}
+
+/// The browser says `packets`; returns those that came out of the viewer's machine.
+fn heard(simulation: &mut Simulation, packets: std::ops::Range<u16>) -> Vec<SpeechPacket> {
+    for n in packets {
+        simulation.speak(n);
+        simulation.run(Duration::from_millis(20));
+    }
+    simulation.run(SECOND);
+    let events = simulation.events.drain(..);
+    let speech = events.filter_map(|event| match event {
+        ViewerEvent::Speech(packet) => Some(packet),
+        _ => None,
+    });
+    speech.collect()
+}
+
+#[test]
+fn a_viewer_is_heard_while_it_may_speak_and_not_before_nor_after() {
+    let mut simulation = with_microphone(31, true);
+    let answer = &simulation.answer;
+    assert_eq!(answer.matches("a=sendrecv").count(), 1 + 1, "{answer}");
+    assert_eq!(heard(&mut simulation, 0..50), []);
+    simulation.viewer.set_talking(true);
+    let speech = heard(&mut simulation, 50..100);
+    let numbers: Vec<_> = speech.iter().map(|p| p.sequence_number).collect();
+    assert_eq!(numbers, (50..100).collect::<Vec<_>>());
+    assert!(speech.iter().all(|p| p.ssrc == MICROPHONE
+        && p.timestamp == u32::from(p.sequence_number) * 960
+        && p.payload[..] == [0x08, 1, 2, 3]));
+    simulation.viewer.set_talking(false);
+    assert_eq!(heard(&mut simulation, 100..150), []);
+    simulation.stream(SECOND);
+    simulation.run(SECOND);
+    assert_eq!(simulation.whole_frames(), simulation.frames_sent());
+}
+
+#[test]
+fn a_viewer_that_renegotiates_is_still_heard() {
+    let mut simulation = with_microphone(32, true);
+    simulation.viewer.set_talking(true);
+    assert_eq!(heard(&mut simulation, 0..10).len(), 10);
+    simulation.renegotiate(false);
+    simulation.run(SECOND);
+    assert_eq!(heard(&mut simulation, 10..60).len(), 50);
+}
+
+#[test]
+fn a_flood_of_speech_is_bounded() {
+    let mut simulation = with_microphone(33, true);
+    simulation.viewer.set_talking(true);
+    for n in 0..1_000 {
+        simulation.speak(n);
+    }
+    simulation.run(SECOND);
+    let speech = |e: &&ViewerEvent| matches!(e, ViewerEvent::Speech(_));
+    let heard = simulation.events.iter().filter(speech).count();
+    assert!((1..=75).contains(&heard), "{heard}");
+}
+
+#[test]
+fn without_talkback_a_viewer_is_told_to_send_nothing_and_is_not_heard() {
+    let mut simulation = with_microphone(34, false);
+    let answer = &simulation.answer;
+    assert_eq!(answer.matches("a=sendonly").count(), 2, "{answer}");
+    simulation.viewer.set_talking(true);
+    assert_eq!(heard(&mut simulation, 0..50), []);
 }
 
 #[test]

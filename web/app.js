@@ -3,12 +3,13 @@
 //   Room      one WebSocket to the room server, kept alive (docs/signaling.md)
 //   Media     one RTCPeerConnection and its control channel (docs/control.md); never mended,
 //             always replaced: a new one takes a few hundred milliseconds
+//   Talk      the viewer's microphone, while the button is held
 //   Session   from Join to Leave: one Room, the current Media, and when to replace it
 //   page()    draws the session and passes the clicks on
 //
 // The functions before those are pure; time and randomness come in as arguments. What the page
 // shows of the device is what the device said in its last `state`, never what was asked for.
-// It asks for no camera and no microphone of the viewer's.
+// It asks for no camera of the viewer's, and for the microphone only when the button is pressed.
 
 const PROTOCOL = 1;
 
@@ -47,10 +48,10 @@ export function retryDelay(failures, random) {
   return ceiling * (0.5 + random / 2);
 }
 
-/** Room and key of a fragment such as `#room=cam&key=…`; absent ones are empty. */
+/** Room and keys of a fragment such as `#room=cam&key=…&talk=…`; absent ones are empty. */
 export function readFragment(hash) {
   const fields = new URLSearchParams(hash.replace(/^#/, ''));
-  return { room: fields.get('room') ?? '', key: fields.get('key') ?? '' };
+  return { room: fields.get('room') ?? '', key: fields.get('key') ?? '', talk: fields.get('talk') ?? '' };
 }
 
 /** Whether an offer's SDP has an H.264 format. */
@@ -81,9 +82,10 @@ export function errorWords(code, message) {
  * media: 'none' | 'connecting' | 'connected' | 'shaky' | 'lost'
  * device: whether it is in the room · state: its last `state` message, or null
  * picture: a picture was shown since video became live · frozen: and no more come
+ * speaking: this viewer is
  * trouble: why there is no connection, in the device's words · ended: why the last session ended
  */
-export function statusOf({ room, media, device, state, picture, frozen, trouble, ended }) {
+export function statusOf({ room, media, device, state, picture, frozen, speaking, trouble, ended }) {
   if (room === 'none') return ended ? { tone: 'error', words: ended } : { tone: 'idle', words: '' };
   if (media !== 'connected') {
     if (room === 'unreachable') return { tone: 'busy', words: 'The server does not answer: retrying…' };
@@ -94,26 +96,53 @@ export function statusOf({ room, media, device, state, picture, frozen, trouble,
     if (media === 'shaky') return { tone: 'busy', words: 'Connection interrupted: waiting for it…' };
     return { tone: 'busy', words: 'Connecting…' };
   }
-  const now = liveWords(state, picture, frozen);
+  const now = liveWords(state, picture, frozen, speaking);
   if (room === 'joined' || now.tone === 'busy') return now;
   return { tone: now.tone, words: `${now.words} (room server lost: retrying…)` };
 }
 
-function liveWords(state, picture, frozen) {
+function liveWords(state, picture, frozen, speaking) {
   const video = state?.video ?? 'live';
   if (state?.camera === false) return { tone: 'idle', words: 'Camera is off' };
   if (video === 'waiting') return { tone: 'busy', words: waitingWords(state.detail) };
   if (video === 'starting' || video === 'off') return { tone: 'busy', words: 'Camera is starting…' };
-  if (video === 'none') return { tone: 'live', words: `Live, sound only${soundWords(state)}` };
+  if (video === 'none') return { tone: 'live', words: `Live, sound only${soundWords(state, speaking)}` };
   if (frozen) return { tone: 'busy', words: 'The picture stands still: asking for a new one…' };
   if (!picture) return { tone: 'busy', words: 'Waiting for the picture…' };
-  return { tone: 'live', words: `Live${soundWords(state)}` };
+  return { tone: 'live', words: `Live${soundWords(state, speaking)}` };
 }
 
-function soundWords(state) {
+function soundWords(state, speaking) {
+  const others = (state?.talking ?? 0) - (speaking ? 1 : 0);
+  if (speaking) return others > 0 ? `, you and ${others} more are speaking` : ', you are speaking';
+  if (others > 0) return others > 1 ? `, ${others} are speaking` : ', somebody is speaking';
   if (state?.muted) return ', microphone muted';
   if (state?.audio !== 'waiting') return '';
   return state.detail ? `, no sound: ${clip(state.detail).replace(/^waiting for microphone: /, '')}` : ', no sound yet';
+}
+
+/** Whether the device lets a viewer with this key for speaking speak, as far as it said. */
+export function mayTalk(state, key) {
+  return state?.talkback === 'anyone' || (state?.talkback === 'key' && key !== '');
+}
+
+/** Why this page can have no microphone at all, in words; '' where it can. */
+export function noMicrophone(isSecure, hasDevices) {
+  if (!isSecure) return 'Speaking needs https: a browser gives no microphone to a page that came over plain http, except from this very machine';
+  return hasDevices ? '' : 'This browser gives pages no microphone';
+}
+
+/** What a failed `getUserMedia` means, in words. */
+export function microphoneWords(error) {
+  switch (error.name) {
+    case 'NotAllowedError':
+    case 'SecurityError': return 'This page may not use the microphone: allow it in the browser’s settings for this site';
+    case 'NotFoundError':
+    case 'OverconstrainedError': return 'No microphone was found';
+    case 'NotReadableError':
+    case 'AbortError': return 'The microphone cannot be used: perhaps another program has it';
+    default: return `The microphone cannot be used: ${clip(error.message)}`;
+  }
 }
 
 function waitingWords(detail) {
@@ -340,12 +369,14 @@ class Media {
   #early = [];
   #nextId = 1;
   #replies = new Map();
+  #sound;
 
-  /** on: candidate(candidate), track(track), changed(). */
+  /** on: candidate(candidate), track(track), talkingEnded(words), changed(). */
   constructor(on) {
     this.#on = on;
     const { pc } = this;
-    pc.addTransceiver('audio', { direction: 'recvonly' });
+    // Both ways, for a microphone that may come: until then, nothing is sent.
+    this.#sound = pc.addTransceiver('audio', { direction: 'sendrecv' });
     preferH264(pc.addTransceiver('video', { direction: 'recvonly' }));
     this.#control = pc.createDataChannel('control');
     this.#control.onopen = () => on.changed();
@@ -373,6 +404,12 @@ class Media {
   }
 
   get controllable() { return this.#control.readyState === 'open'; }
+
+  /** Whether the device takes sound on this connection. One that was made before it did does not. */
+  get takesSound() { return this.#sound.currentDirection === 'sendrecv'; }
+
+  /** Sends what this track of a microphone hears; null: nothing. */
+  speak(track) { return this.#sound.sender.replaceTrack(track); }
 
   /** Throws if one of them is malformed. Only before `start`. */
   useServers(iceServers) {
@@ -444,6 +481,8 @@ class Media {
     if (message.type === 'state') {
       this.state = message;
       this.#on.changed();
+    } else if (message.type === 'talking_ended') {
+      this.#on.talkingEnded(sentence(message.message) || 'You are not heard any more');
     }
     const waiting = this.#replies.get(message.id);
     if (waiting === undefined) return;
@@ -462,11 +501,87 @@ function preferH264(transceiver) {
   if (wanted.some((c) => /H264/i.test(c.mimeType))) transceiver.setCodecPreferences?.(wanted);
 }
 
+// ---- the viewer's microphone -----------------------------------------------------------------
+
+/** Echo and noise are the browser's business: it knows what it plays. */
+const VOICE = { audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true } };
+
+/** The microphone, from the press of the button to its release: not open any longer. */
+class Talk {
+  /** 'off' | 'opening' | 'on' */
+  status = 'off';
+  #on;
+  #presses = 0;
+  #media = null;
+  #track = null;
+
+  /** on: notice(words), changed(). */
+  constructor(on) { this.#on = on; }
+
+  /** Speaks on this connection until `release`; `key` is that of those who may. */
+  async press(media, key) {
+    if (this.status !== 'off') return;
+    const hindrance = noMicrophone(window.isSecureContext, typeof navigator.mediaDevices?.getUserMedia === 'function');
+    if (hindrance) {
+      this.#on.notice(hindrance);
+      return;
+    }
+    this.#presses += 1;
+    const press = this.#presses;
+    this.#be('opening');
+    try {
+      const stream = await navigator.mediaDevices.getUserMedia(VOICE);
+      const [track] = stream.getAudioTracks();
+      if (press !== this.#presses) {
+        // Let go while the browser asked: what it asked for is not used now.
+        for (const unused of stream.getTracks()) unused.stop();
+        if (this.status === 'off') this.#on.notice('The microphone is ready: hold the button while you speak');
+        return;
+      }
+      this.#media = media;
+      this.#track = track;
+      track.onended = () => { if (press === this.#presses) this.end('The microphone is gone'); };
+      const accepted = media.command({ type: 'set_talking', on: true, ...(key && { key }) });
+      // What comes before the device has agreed is not heard: there is no need to wait for it.
+      await Promise.all([accepted, media.speak(track)]);
+      if (press === this.#presses) this.#be('on');
+    } catch (error) {
+      if (press === this.#presses) this.end(this.#track === null ? microphoneWords(error) : error.message);
+    }
+  }
+
+  release() {
+    if (this.status === 'off') return;
+    this.#presses += 1;
+    const media = this.#media;
+    this.#track?.stop();
+    this.#track = this.#media = null;
+    media?.speak(null).catch(() => {}); // closed meanwhile
+    media?.command({ type: 'set_talking', on: false }).catch(() => {});
+    this.#be('off');
+  }
+
+  /** It is over, and not because the button was let go. */
+  end(words) {
+    this.release();
+    if (words) this.#on.notice(words);
+  }
+
+  /** The connection that is spoken on was given up. */
+  lost(media) { if (media === this.#media) this.end('The connection was lost while you spoke'); }
+
+  #be(status) {
+    this.status = status;
+    this.#on.changed();
+  }
+}
+
 // ---- from Join to Leave ----------------------------------------------------------------------
 
 class Session {
   room;
   media;
+  talk;
   /** The device's instance, null while it is away. */
   device = null;
   picture = false;
@@ -484,6 +599,7 @@ class Session {
   /** on: track(track), awaitPicture(shown), changed(), notice(words), ended(words). */
   constructor(room, key, on) {
     this.#on = on;
+    this.talk = new Talk(on);
     this.media = this.#newMedia();
     this.room = new Room(room, key, {
       joined: (message) => this.#joined(message),
@@ -503,6 +619,7 @@ class Session {
       state: this.media.state,
       picture: this.picture,
       frozen: this.media.watchdog?.frozen ?? false,
+      speaking: this.talk.status === 'on',
       trouble: this.#trouble,
       ended: '',
     };
@@ -516,7 +633,17 @@ class Session {
     this.#look();
   }
 
+  /** Speaks with this key, if the connection was made for it; otherwise the next one will be. */
+  speak(key) {
+    if (this.media.takesSound) this.talk.press(this.media, key);
+    else {
+      this.#on.notice('Connecting anew for speaking: press again in a moment');
+      this.#replace();
+    }
+  }
+
   leave(words) {
+    this.talk.release();
     clearInterval(this.#looking);
     clearTimeout(this.#replacing);
     this.room.close();
@@ -530,6 +657,7 @@ class Session {
     const media = new Media({
       candidate: (candidate) => this.room.send({ type: 'candidate', candidate }),
       track: (track) => this.#on.track(track),
+      talkingEnded: (words) => { if (media === this.media) this.talk.end(words); },
       changed: () => { if (media === this.media) this.#mediaChanged(); },
     });
     return media;
@@ -570,6 +698,7 @@ class Session {
     clearTimeout(this.#replacing);
     this.#replacing = 0;
     if (this.media.instance !== null || this.media.status === 'lost') {
+      this.talk.lost(this.media);
       this.media.close();
       this.media = this.#newMedia();
     }
@@ -590,6 +719,7 @@ class Session {
     if (this.#replacing !== 0) return;
     // No answer, or no word for long: is anyone there?
     if (this.media.status === 'connecting' || this.room.silent) this.room.reopen();
+    this.talk.lost(this.media);
     this.media.close();
     this.#replacing = setTimeout(() => {
       this.#replacing = 0;
@@ -664,11 +794,13 @@ function page() {
   const app = $('app');
   let session = null;
   let ended = '';
+  let talkKey = '';
 
   const fill = () => {
-    const { room, key } = readFragment(location.hash);
+    const { room, key, talk } = readFragment(location.hash);
     if (room) $('room').value = room;
     if (key) $('key').value = key;
+    if (talk) talkKey = talk;
   };
 
   const join = () => {
@@ -778,7 +910,19 @@ function page() {
     face($('mute'), state?.muted ? 'Unmute' : 'Mute', state?.muted ? 'mic-off' : 'mic', state?.muted);
     const off = state?.camera === false;
     face($('camera'), off ? 'Start camera' : 'Stop camera', off ? 'camera-off' : 'camera', off);
+    drawTalk(controllable && state, session?.talk.status ?? 'off');
     drawFigures();
+  };
+
+  const TALK_WORDS = { off: 'Hold to talk', opening: 'Wait…', on: 'On air' };
+
+  const drawTalk = (state, status) => {
+    const offered = mayTalk(state, talkKey);
+    $('talk').hidden = !offered && status === 'off';
+    $('talk').disabled = !offered && status === 'off';
+    $('talk').setAttribute('aria-pressed', String(status !== 'off'));
+    $('talk').dataset.talking = String(status === 'on');
+    put($('talk').querySelector('span'), TALK_WORDS[status]);
   };
 
   const face = (button, words, name, off) => {
@@ -813,6 +957,36 @@ function page() {
   $('mute').addEventListener('click', () => command({ type: 'set_muted', muted: !session.media.state.muted }));
   $('camera').addEventListener('click', () => command({ type: 'set_camera', on: !session.media.state.camera }));
   $('leave').addEventListener('click', () => session?.leave(''));
+
+  // Held by a finger, the mouse, the space bar or Enter; whatever takes the page away lets it go.
+  const press = () => session?.speak(talkKey);
+  const release = () => session?.talk.release();
+  const isHoldKey = ({ key }) => key === ' ' || key === 'Enter';
+  $('talk').addEventListener('pointerdown', (event) => {
+    if (event.button !== 0) return;
+    // A finger that slides off still holds it.
+    $('talk').setPointerCapture(event.pointerId);
+    press();
+  });
+  for (const event of ['pointerup', 'pointercancel', 'lostpointercapture', 'blur']) $('talk').addEventListener(event, release);
+  $('talk').addEventListener('contextmenu', (event) => event.preventDefault());
+  $('talk').addEventListener('keydown', (event) => {
+    if (!isHoldKey(event)) return;
+    event.preventDefault(); // else it is a click as well
+    if (!event.repeat) press();
+  });
+  $('talk').addEventListener('keyup', (event) => {
+    if (!isHoldKey(event)) return;
+    event.preventDefault();
+    release();
+  });
+  // Whoever cannot hold it, as with a screen reader: a click without pointer or key begins and ends.
+  $('talk').addEventListener('click', ({ detail }) => {
+    if (detail !== 0) return;
+    if (session?.talk.status === 'off') press();
+    else release();
+  });
+  addEventListener('blur', release);
   $('stats').addEventListener('click', () => {
     $('overlay').hidden = !$('overlay').hidden;
     $('stats').setAttribute('aria-pressed', String(!$('overlay').hidden));
@@ -838,7 +1012,10 @@ function page() {
   addEventListener('hashchange', fill);
   addEventListener('online', () => session?.hurry());
   document.addEventListener('visibilitychange', () => {
-    if (document.visibilityState !== 'visible') return;
+    if (document.visibilityState !== 'visible') {
+      release();
+      return;
+    }
     session?.hurry();
     resume();
   });
@@ -850,6 +1027,8 @@ function page() {
     get pc() { return session?.media.pc ?? null; },
     /** The device's last `state` message, or null. */
     get state() { return session?.media.state ?? null; },
+    /** Whether the viewer speaks: 'off', 'opening' or 'on'. */
+    get talk() { return session?.talk.status ?? 'off'; },
     /** The words of the status region, and their tone. */
     get status() { return statusOf(session?.view ?? { room: 'none', ended }); },
     /** performance.now() of the first: pressedAt, joinedAt, offeredAt, answeredAt, connectedAt, firstFrameAt. */

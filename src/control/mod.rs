@@ -21,11 +21,11 @@ pub struct DeviceState {
 impl DeviceState {
     /// Returns the state after `command`.
     #[must_use]
-    pub const fn after(self, command: Command) -> Self {
-        match command {
+    pub const fn after(self, command: &Command) -> Self {
+        match *command {
             Command::SetCamera { on } => Self { camera: on, ..self },
             Command::SetMuted { muted } => Self { muted, ..self },
-            Command::RequestKeyframe => self,
+            Command::RequestKeyframe | Command::SetTalking { .. } => self,
         }
     }
 }
@@ -65,6 +65,19 @@ pub enum SourceState {
     None,
 }
 
+/// Who may speak, as viewers are told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TalkbackState {
+    /// Nobody: no loudspeaker is configured.
+    #[default]
+    None,
+    /// Whoever watches.
+    Anyone,
+    /// Who knows a key of its own.
+    Key,
+}
+
 /// Everything that is pushed to viewers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -78,6 +91,10 @@ pub struct Report {
     pub audio: SourceState,
     /// Why something is waited for, in words.
     pub detail: String,
+    /// Who may speak.
+    pub talkback: TalkbackState,
+    /// How many viewers speak.
+    pub talking: usize,
 }
 
 #[cfg(test)]
@@ -92,12 +109,12 @@ mod tests {
     #[test]
     fn two_viewers_muting_at_once_leave_the_device_muted() {
         let mute = Command::SetMuted { muted: true };
-        assert!(START.after(mute).after(mute).muted);
+        assert!(START.after(&mute).after(&mute).muted);
     }
 
     #[test]
     fn switching_the_camera_leaves_the_microphone_alone() {
-        let off = START.after(Command::SetCamera { on: false });
+        let off = START.after(&Command::SetCamera { on: false });
         assert_eq!((off.camera, off.muted), (false, false));
     }
 }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Report;
+use crate::config::Secret;
 
 /// Longest control message accepted, in bytes. A browser has no reason to send more.
 pub const MAX_MESSAGE_BYTES: usize = 4_096;
@@ -24,7 +25,7 @@ pub struct Request {
 }
 
 /// What a viewer may ask of the device.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case", tag = "type")]
 #[non_exhaustive]
 pub enum Command {
@@ -39,6 +40,14 @@ pub enum Command {
     SetMuted {
         /// Whether the microphone should be silent.
         muted: bool,
+    },
+    /// Play what this viewer says, from now on or no longer.
+    SetTalking {
+        /// Whether it speaks.
+        on: bool,
+        /// The key of those who may, where there is one.
+        #[serde(default)]
+        key: Secret,
     },
 }
 
@@ -115,6 +124,18 @@ pub fn accepted(id: u32) -> String {
     json!({"id": id, "ok": true}).to_string()
 }
 
+/// Returns the reply to a command that the device refuses.
+#[must_use]
+pub fn refused(id: u32, code: &str, message: &str) -> String {
+    json!({"id": id, "error": {"code": code, "message": message}}).to_string()
+}
+
+/// Returns the message to a viewer who speaks and is not heard any more.
+#[must_use]
+pub fn talking_ended(code: &str, message: &str) -> String {
+    json!({"type": "talking_ended", "code": code, "message": message}).to_string()
+}
+
 /// Returns the message that tells viewers the state.
 #[must_use]
 pub fn state(report: &Report) -> String {
@@ -126,6 +147,8 @@ pub fn state(report: &Report) -> String {
         "video": report.video,
         "audio": report.audio,
         "detail": report.detail,
+        "talkback": report.talkback,
+        "talking": report.talking,
     })
     .to_string()
 }
@@ -133,7 +156,7 @@ pub fn state(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{DeviceState, SourceState};
+    use crate::control::{DeviceState, SourceState, TalkbackState};
 
     #[test]
     fn parses_the_documented_examples() {
@@ -147,6 +170,14 @@ mod tests {
         assert_eq!((off.id, off.command), (8, Command::SetCamera { on: false }));
         let key = parsed(r#"{"id":9,"type":"request_keyframe"}"#);
         assert_eq!((key.id, key.command), (9, Command::RequestKeyframe));
+        let talk = |on, key: &str| Command::SetTalking {
+            on,
+            key: Secret::new(key.to_owned()),
+        };
+        let speak = parsed(r#"{"id":10,"type":"set_talking","on":true}"#);
+        assert_eq!((speak.id, speak.command), (10, talk(true, "")));
+        let with_key = parsed(r#"{"id":11,"type":"set_talking","on":true,"key":"k"}"#);
+        assert_eq!(with_key.command, talk(true, "k"));
     }
 
     #[test]
@@ -192,9 +223,12 @@ mod tests {
             video: SourceState::Live,
             audio: SourceState::Live,
             detail: String::new(),
+            talkback: TalkbackState::Anyone,
+            talking: 1,
         };
         let expected = json!({"type":"state","camera":true,"muted":false,"viewers":2,
-            "video":"live","audio":"live","detail":""});
+            "video":"live","audio":"live","detail":"",
+            "talkback":"anyone","talking":1});
         assert_eq!(state(&report).parse::<Value>().unwrap(), expected);
     }
 }

@@ -1,4 +1,4 @@
-//! The capture threads: started, configured, watched over.
+//! The capture threads, and the one that plays: started, configured, watched over.
 
 use std::io;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use crate::engine::{EngineChannels, EngineOptions, Pulse};
 use crate::progress::{Lack, Progress};
 use crate::rtp::{AudioFrame, VideoFrame};
 use crate::signaling::{RoomEvent, RoomIndex};
+use crate::talkback::player::{self, Player};
 use crate::video::capture::CaptureRequest;
 use crate::{audio, video};
 
@@ -85,6 +86,7 @@ pub(super) struct CaptureChannels {
     audio_status: watch::Receiver<SourceStatus>,
     video_request: watch::Sender<CaptureRequest>,
     audio_request: watch::Sender<AudioRequest>,
+    player: Player,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -104,6 +106,7 @@ impl CaptureChannels {
             audio_status: self.audio_status,
             video_request: self.video_request,
             audio_request: self.audio_request,
+            player: self.player,
             pulse,
             shutdown: self.shutdown,
         }
@@ -135,7 +138,9 @@ pub(super) fn start_capture(
     let (video_settings, video_configured) = watch::channel(config.video.clone());
     let (audio_settings, audio_configured) = watch::channel(config.audio.clone());
     let (camera, microphone) = (Progress::default(), Progress::default());
+    let (talkback, player) = player::spawn()?;
     let threads = vec![
+        talkback,
         video::capture::spawn(
             video_configured,
             runtime.clone(),
@@ -167,6 +172,7 @@ pub(super) fn start_capture(
         audio_status,
         video_request,
         audio_request,
+        player,
         shutdown,
     };
     Ok((capture, channels))

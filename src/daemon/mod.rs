@@ -1,8 +1,8 @@
 //! The only place where the parts are put together, started and stopped.
 //!
 //! ```text
-//! threads: main (room server, link, signals) · engine (media) · video · audio
-//! start:   room server → capture threads → engine → READY=1
+//! threads: main (room server, link, signals) · engine (media) · video · audio · talkback
+//! start:   room server → capture and talkback threads → engine → READY=1
 //! alive:   engine's pulse, capture threads that lack nothing → WATCHDOG=1
 //! reload:  SIGHUP → configuration read again → capture threads, engine, rooms
 //! stop:    STOPPING=1 → viewers told → room left → threads joined → exit 0, within 2 s
@@ -219,6 +219,7 @@ impl Daemon {
             options.control = config.control.clone();
             options.has_video = config.video.is_there();
             options.has_audio = config.audio.is_there();
+            options.talkback = config.talkback.clone();
         });
         self.capture.configure(&config.video, &config.audio);
         if !waiting.is_empty() {
@@ -268,6 +269,7 @@ fn engine_options(config: &Config, rooms: Opened) -> EngineOptions {
     EngineOptions {
         webrtc: config.webrtc.clone(),
         control: config.control.clone(),
+        talkback: config.talkback.clone(),
         // What `[video]` says at any time, which the capture thread knows.
         video_bitrate_bps: 0,
         has_video: config.video.is_there(),

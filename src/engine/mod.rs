@@ -14,6 +14,7 @@
 //! | `turn.rs`    | the sockets of TURN servers                                     |
 //! | `stun.rs`    | asks STUN servers how they see us                               |
 //! | `room.rs`    | descriptions and candidates, to and from the rooms              |
+//! | `talk.rs`    | viewers who speak                                               |
 //! | `report.rs`  | what viewers and systemd are told                               |
 //! | `session.rs` | one viewer's machine and its outgoing batch; catches its panics |
 
@@ -37,6 +38,8 @@ use crate::rtp::gop::Gop;
 use crate::rtp::{AudioFrame, VideoFrame};
 use crate::signaling::websocket::Authorities;
 use crate::signaling::{IceServer, RoomEvent, RoomIndex, RoomMessage, Seat};
+use crate::talkback::floor::Floor;
+use crate::talkback::player::{Failure, Player};
 use crate::turn::reach::Reach;
 use crate::video::capture::CaptureRequest;
 use crate::viewer::keyframes::KeyframeRequests;
@@ -52,6 +55,7 @@ mod report;
 mod room;
 mod session;
 mod stun;
+mod talk;
 mod turn;
 pub mod udp;
 
@@ -73,6 +77,8 @@ pub struct EngineOptions {
     pub webrtc: config::WebRtc,
     /// `[control]`; the switches are those of the start.
     pub control: config::Control,
+    /// `[talkback]`
+    pub talkback: config::Talkback,
     /// Target of the video encoder, in bit/s.
     pub video_bitrate_bps: u32,
     /// Whether there is a video source at all.
@@ -121,6 +127,8 @@ pub struct EngineChannels {
     pub video_request: watch::Sender<CaptureRequest>,
     /// What the microphone is to do.
     pub audio_request: watch::Sender<AudioRequest>,
+    /// What plays what viewers say.
+    pub player: Player,
     /// What the engine does, for systemd and people.
     pub pulse: watch::Sender<Pulse>,
     /// True ends the engine.
@@ -204,6 +212,7 @@ struct Engine {
     roster: Roster,
     sessions: BTreeMap<SessionId, Session>,
     device: DeviceState,
+    floor: Floor,
     demand: Demand,
     keyframes: KeyframeRequests,
     gop: Gop,
@@ -226,6 +235,7 @@ enum Input {
     Datagrams,
     Reflexive(SocketAddr),
     Relay(turn::Incoming),
+    Talkback(Failure),
     Options,
     Status,
     Timer,
@@ -254,6 +264,7 @@ impl Engine {
                 camera: options.control.camera,
                 muted: options.control.muted,
             },
+            floor: Floor::new(options.talkback.clone()),
             demand: Demand::new(options.control.idle_timeout()),
             options,
             channels,
@@ -285,6 +296,7 @@ impl Engine {
                 }
                 Input::Options => self.handle_options(now),
                 Input::Status => self.handle_status(),
+                Input::Talkback(failure) => self.handle_talkback_failure(&failure, now),
                 Input::AudioLost | Input::Timer => {}
                 Input::Room(room, event) => {
                     // Of a room that was joined just now, the options tell that we are in it.
@@ -307,7 +319,7 @@ impl Engine {
     /// Waits for the next input. Frames first: they are what viewers wait for. Datagrams behind the
     /// room: anyone can send those.
     async fn next_input(&mut self) -> Input {
-        let wake_at = self.next_timer();
+        let wake_at = self.next_timer(clock::now());
         let channels = &mut self.channels;
         tokio::select! {
             biased;
@@ -341,18 +353,20 @@ impl Engine {
             changed = channels.audio_status.changed() => {
                 changed.map_or(Input::Stop, |()| Input::Status)
             }
+            Some(failure) = channels.player.failures.recv() => Input::Talkback(failure),
             incoming = self.network.turn.next() => Input::Relay(incoming),
             address = self.reflexive.next() => Input::Reflexive(address),
             () = tokio::time::sleep_until(wake_at.into()) => Input::Timer,
         }
     }
 
-    fn next_timer(&self) -> Instant {
+    fn next_timer(&mut self, now: Instant) -> Instant {
         let heartbeat = self.channels.pulse.borrow().at + HEARTBEAT;
         self.sessions
             .values()
             .filter_map(Session::timeout)
             .chain(self.demand.poll_timeout())
+            .chain(self.floor.poll_timeout(now))
             .chain(self.keyframes.poll_timeout())
             .chain(self.reflexive.poll_timeout())
             .chain(self.network.turn.relays.poll_timeout())
@@ -371,6 +385,7 @@ impl Engine {
         if !self.waiting.is_empty() {
             self.handle_waiting(now);
         }
+        self.handle_talk_timers(now);
         for (server, request) in self.reflexive.poll_requests(now) {
             let anywhere = Ipv4Addr::UNSPECIFIED.into();
             let port = &mut self.network.port;
@@ -419,6 +434,7 @@ impl Engine {
                 self.reflexive.add_servers(handed, reach, now);
             }
         }
+        self.configure_talkback(now);
     }
 
     /// A newcomer must not be shown what a camera saw before it was closed or lost.
@@ -527,9 +543,23 @@ impl Engine {
                 id: request,
                 command,
             } => {
-                self.apply(command);
-                session_send(&mut self.sessions, id, &protocol::accepted(request), now);
+                let outcome = match &command {
+                    Command::SetTalking { on, key } => self.set_talking(id, *on, key, now),
+                    command => {
+                        self.apply(command);
+                        Ok(())
+                    }
+                };
+                let reply = match outcome {
+                    Ok(()) => protocol::accepted(request),
+                    Err(refusal) => {
+                        tracing::debug!(viewer = id.0, %refusal, "viewer may not speak");
+                        protocol::refused(request, refusal.code(), &refusal.to_string())
+                    }
+                };
+                session_send(&mut self.sessions, id, &reply, now);
             }
+            ViewerEvent::Speech(packet) => self.handle_speech(id, packet, now),
             ViewerEvent::KeyframeWanted => self.keyframes.request(),
             ViewerEvent::Ended(reason) => {
                 if reason == Ended::Failed {
@@ -553,8 +583,8 @@ impl Engine {
         }
     }
 
-    fn apply(&mut self, command: Command) {
-        if command == Command::RequestKeyframe {
+    fn apply(&mut self, command: &Command) {
+        if *command == Command::RequestKeyframe {
             self.keyframes.request();
         }
         let before = self.device;
@@ -589,7 +619,8 @@ impl Engine {
             request.keyframe_serial = request.keyframe_serial.wrapping_add(keyframe.into());
             changed
         });
-        let muted = self.device.muted;
+        // While somebody speaks through the loudspeaker, the microphone would send it back.
+        let muted = self.device.muted || self.floor.is_ducked(now);
         self.channels.audio_request.send_if_modified(|request| {
             let changed = request.run != wanted || request.muted != muted;
             request.run = wanted;
@@ -624,6 +655,7 @@ impl Engine {
             self.roster.connected_viewers(),
             self.options.has_video.then_some(&*video),
             self.options.has_audio.then_some(&*audio),
+            &self.floor,
         )
     }
 
@@ -644,6 +676,9 @@ impl Engine {
     }
 
     fn end(&mut self, id: SessionId) {
+        let now = clock::now();
+        self.stop_talking(id, now);
+        self.floor.forget(id, now);
         let seat = self.roster.handle_ended(id);
         if let Some(Seat { room, viewer }) = seat {
             self.say(room, RoomMessage::Ended { viewer });

@@ -1,6 +1,7 @@
 //! What viewers and systemd are told: the device's switches and its sources, in words. Pure.
 
-use crate::control::{DeviceState, Report, SourceState, SourceStatus};
+use crate::control::{DeviceState, Report, SourceState, SourceStatus, TalkbackState};
+use crate::talkback::floor::Floor;
 
 /// Returns the state that is pushed to viewers. `None` stands for a source that is not configured.
 pub(super) fn report(
@@ -8,6 +9,7 @@ pub(super) fn report(
     viewers: usize,
     camera: Option<&SourceStatus>,
     microphone: Option<&SourceStatus>,
+    floor: &Floor,
 ) -> Report {
     let (mut video, mut camera_detail) = state_of("camera", camera);
     if camera.is_some() && !device.camera {
@@ -21,6 +23,12 @@ pub(super) fn report(
         video,
         audio,
         detail: details.join("; "),
+        talkback: match floor.settings() {
+            settings if !settings.is_there() => TalkbackState::None,
+            settings if settings.key.is_empty() => TalkbackState::Anyone,
+            _ => TalkbackState::Key,
+        },
+        talking: floor.speaking(),
     }
 }
 
@@ -61,6 +69,7 @@ pub(super) fn summary(report: &Report, rooms: (usize, usize)) -> String {
     line.extend(camera_is_off.then(|| "camera switched off".to_owned()));
     line.extend(is_muted.then(|| "muted".to_owned()));
     line.extend(starts);
+    line.extend((report.talking > 0).then(|| format!("{} speaking", report.talking)));
     line.extend((!report.detail.is_empty()).then(|| report.detail.clone()));
     line.join(", ")
 }
@@ -74,6 +83,17 @@ fn waiting_for(what: &str, reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Talkback;
+
+    fn report(
+        device: DeviceState,
+        viewers: usize,
+        camera: Option<&SourceStatus>,
+        microphone: Option<&SourceStatus>,
+    ) -> Report {
+        let floor = Floor::new(Talkback::default());
+        super::report(device, viewers, camera, microphone, &floor)
+    }
 
     const ON: DeviceState = DeviceState {
         camera: true,

@@ -29,6 +29,13 @@ pub(super) struct Waiting {
     wish: Wish,
 }
 
+/// What a viewer's offer tells of it.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    one_stream: bool,
+    talkback: bool,
+}
+
 #[derive(Debug)]
 enum Wish {
     Answer(String),
@@ -142,8 +149,11 @@ impl Engine {
             Err(error) => return self.refuse(seat, "bad-offer", error.to_string()),
         };
         let admitted = self.roster.handle_offer(seat, summary);
-        let one_stream = self.options.one_stream || !offer::is_own_page(sdp);
-        let Some(session) = self.admit(seat, admitted, one_stream, now) else {
+        let kind = Kind {
+            one_stream: self.options.one_stream || !offer::is_own_page(sdp),
+            talkback: self.options.talkback.is_there() && offer::can_talk(sdp),
+        };
+        let Some(session) = self.admit(seat, admitted, kind, now) else {
             return;
         };
         let candidates = self.candidates();
@@ -174,7 +184,11 @@ impl Engine {
 
     fn call(&mut self, seat: &Seat, is_present: bool, now: Instant) {
         let admitted = self.roster.handle_call(seat, is_present);
-        let Some(session) = self.admit(seat, admitted, true, now) else {
+        let kind = Kind {
+            one_stream: true,
+            talkback: false,
+        };
+        let Some(session) = self.admit(seat, admitted, kind, now) else {
             return;
         };
         let candidates = self.candidates();
@@ -236,7 +250,7 @@ impl Engine {
         &mut self,
         seat: &Seat,
         admitted: Admitted,
-        one_stream: bool,
+        kind: Kind,
         now: Instant,
     ) -> Option<SessionId> {
         let session = match admitted {
@@ -252,7 +266,7 @@ impl Engine {
                 session
             }
         };
-        match self.new_viewer(one_stream, now) {
+        match self.new_viewer(kind, now) {
             Ok(machine) => {
                 self.sessions
                     .insert(session, Session::new(session, machine));
@@ -287,7 +301,11 @@ impl Engine {
         }
     }
 
-    fn new_viewer(&self, one_stream: bool, now: Instant) -> Result<Viewer, PeerError> {
+    fn new_viewer(&self, kind: Kind, now: Instant) -> Result<Viewer, PeerError> {
+        let Kind {
+            one_stream,
+            talkback,
+        } = kind;
         // Our own page makes a new peer connection each time. Others may keep theirs, and take what comes with
         // a certificate they know for the association they have (RFC 8842 §5.5): it would never be up.
         let certificate = if one_stream {
@@ -299,6 +317,7 @@ impl Engine {
             certificate,
             latency: self.options.webrtc.latency,
             one_stream,
+            talkback,
             first_ssrc: random_u32(),
             // Our own page tries a second time, with any cryptography.
             gcm_only: !one_stream && !self.roster.has_failed(),

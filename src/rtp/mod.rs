@@ -40,3 +40,16 @@ pub struct AudioFrame {
     /// When its first sample was captured, on the monotonic clock.
     pub captured_at: Instant,
 }
+
+/// One Opus packet of a viewer who speaks.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SpeechPacket {
+    /// The sender's choice; it stays, unless the sender starts anew.
+    pub ssrc: u32,
+    /// One more than that of the packet before.
+    pub sequence_number: u16,
+    /// RTP timestamp of its first sample, in ticks of 48 kHz.
+    pub timestamp: u32,
+    /// The Opus packet.
+    pub payload: Bytes,
+}

@@ -423,7 +423,7 @@ async fn protect(State(guard): State<Arc<Guard>>, request: Request, next: Next) 
         (header::X_FRAME_OPTIONS, "DENY"),
         (
             HeaderName::from_static("permissions-policy"),
-            "camera=(), microphone=(), geolocation=()",
+            "camera=(), microphone=(self), geolocation=()",
         ),
     ] {
         headers.insert(name, HeaderValue::from_static(value));

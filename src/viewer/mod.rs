@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use crate::control::protocol::{self, Command, MAX_MESSAGES_PER_SECOND, ParseError};
 use crate::rtp::clock::{OPUS_CLOCK_HZ, RtpClock, VIDEO_CLOCK_HZ};
-use crate::rtp::{AudioFrame, VideoFrame};
+use crate::rtp::{AudioFrame, SpeechPacket, VideoFrame};
 use crate::signaling::CandidateInit;
 use crate::turn::relays::Status;
 
@@ -65,6 +65,10 @@ const MAX_QUEUED_BYTES: usize = crate::rtp::gop::MAX_BYTES + (1 << 20);
 /// can and shows the last one.
 const CATCH_UP_INTERVAL: Duration = Duration::from_millis(1);
 
+/// Most packets of what a viewer says between two drains: a second and a half of them. One drain follows
+/// a batch of datagrams.
+const MAX_SPEECH_PACKETS: usize = 75;
+
 /// Why a viewer's session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -96,6 +100,8 @@ pub enum ViewerEvent {
     },
     /// The viewer needs a keyframe.
     KeyframeWanted,
+    /// What the viewer says; only after [`Viewer::set_talking`].
+    Speech(SpeechPacket),
     /// It is over. Nothing more will come.
     Ended(Ended),
 }
@@ -121,6 +127,8 @@ pub struct Viewer {
     attempt: Option<Attempt>,
     commands: CommandRate,
     events: VecDeque<ViewerEvent>,
+    /// How many of them are speech.
+    speech_packets: usize,
 }
 
 impl Viewer {
@@ -152,6 +160,7 @@ impl Viewer {
             attempt: Some(Attempt::default()),
             commands: CommandRate::new(now),
             events: VecDeque::new(),
+            speech_packets: 0,
         })
     }
 
@@ -283,6 +292,12 @@ impl Viewer {
         }
     }
 
+    /// Lets what the viewer says through as [`ViewerEvent::Speech`], or no longer. Before, it is dropped
+    /// as soon as it is decrypted.
+    pub const fn set_talking(&mut self, on: bool) {
+        self.peer.set_talking(on);
+    }
+
     /// Sends a text on the control channel, if it is open.
     pub fn send_control(&mut self, text: &str, now: Instant) {
         self.peer.send_control(text, now);
@@ -342,7 +357,11 @@ impl Viewer {
 
     /// Returns the next thing the driver must act on.
     pub fn poll_event(&mut self) -> Option<ViewerEvent> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if matches!(event, Some(ViewerEvent::Speech(_))) {
+            self.speech_packets = self.speech_packets.saturating_sub(1);
+        }
+        event
     }
 
     /// Closes the session and tells the viewer; drain [`Self::poll_transmit`] afterwards.
@@ -414,6 +433,13 @@ impl Viewer {
                 PeerEvent::ControlOpen => self.events.push_back(ViewerEvent::ControlOpen),
                 PeerEvent::KeyframeWanted => self.events.push_back(ViewerEvent::KeyframeWanted),
                 PeerEvent::Control(text) => self.handle_control(text.as_deref(), now),
+                PeerEvent::Speech(packet) => {
+                    // full: newest lost, and made up for
+                    if self.speech_packets < MAX_SPEECH_PACKETS {
+                        self.speech_packets += 1;
+                        self.events.push_back(ViewerEvent::Speech(packet));
+                    }
+                }
                 PeerEvent::Closed => self.end(Ended::Gone),
                 PeerEvent::Failed if self.connected => self.end(Ended::Gone),
                 PeerEvent::Failed => self.end(Ended::Failed),

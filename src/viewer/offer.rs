@@ -163,14 +163,34 @@ pub fn has_media(sdp: &str) -> bool {
     sdp.lines().any(|line| line.starts_with("m="))
 }
 
-/// Returns whether an offer is one of our own page's, as far as it tells: it has a data channel, and
-/// nothing to show.
+/// Returns whether an offer is one of our own page's, as far as it tells: it has a data channel and
+/// nothing to show, and of sound a line alone, on which nothing is sent yet.
 #[must_use]
 pub fn is_own_page(sdp: &str) -> bool {
-    sdp.lines().any(|line| line.starts_with("m=application "))
-        && !sdp
-            .lines()
-            .any(|line| matches!(line, "a=sendrecv" | "a=sendonly"))
+    let sections = || sdp.split("\nm=").skip(1);
+    let sends = |section: &str| {
+        let mut lines = section.lines();
+        lines.any(|line| matches!(line.trim_end(), "a=sendrecv" | "a=sendonly"))
+    };
+    // A line with a track of a stream names the stream (RFC 8830 §2); `-` stands for none.
+    let has_stream = |section: &str| {
+        let stream = |line: &str| line.starts_with("a=msid:") && !line.starts_with("a=msid:- ");
+        section.lines().any(stream)
+    };
+    sections().any(|section| section.starts_with("application "))
+        && !sections().any(|section| {
+            sends(section) && (!section.starts_with("audio ") || has_stream(section))
+        })
+}
+
+/// Returns whether a viewer that offers this may be let speak: it sends sound, and has a data channel to
+/// say when.
+#[must_use]
+pub fn can_talk(sdp: &str) -> bool {
+    let sections = || sdp.split("\nm=").skip(1);
+    let is_both_ways = |section: &str| section.lines().any(|line| line.trim_end() == "a=sendrecv");
+    sections().any(|section| section.starts_with("application "))
+        && sections().any(|section| section.starts_with("audio ") && is_both_ways(section))
 }
 
 /// Returns the ICE user name fragments of a description, ours or theirs.
@@ -231,6 +251,23 @@ mod tests {
         assert_eq!(read(&rejected), Err(OfferError::NothingWanted));
         let data = OFFER.replace("m=video", "m=application");
         assert_eq!(read(&data), Err(OfferError::NothingWanted));
+    }
+
+    #[test]
+    fn our_own_page_has_a_line_to_speak_on_and_nothing_to_show() {
+        let data = "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\n";
+        let audio = "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=sendrecv\r\n";
+        let video = OFFER.to_owned() + "a=recvonly\r\n";
+        let page = format!("{video}{audio}a=msid:- 4f1c\r\n{data}");
+        assert!(is_own_page(&page) && can_talk(&page));
+        let silent = format!("{video}{data}");
+        assert!(is_own_page(&silent) && !can_talk(&silent));
+        let with_microphone = format!("{video}{audio}a=msid:5a 4f1c\r\n{data}");
+        assert!(!is_own_page(&with_microphone) && can_talk(&with_microphone));
+        let call = format!("{OFFER}a=sendrecv\r\n{data}");
+        assert!(!is_own_page(&call) && !can_talk(&call));
+        let no_channel = format!("{video}{audio}");
+        assert!(!is_own_page(&no_channel) && !can_talk(&no_channel));
     }
 
     #[test]

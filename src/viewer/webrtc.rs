@@ -2,7 +2,8 @@
 //! that knows `rtc`.
 //!
 //! Offers are made, or answered, with one H.264 and one Opus stream, send-only as far as the viewer lets
-//! us, and the `control` channel is served. What the viewer sends of its own is accepted and dropped.
+//! us, and the `control` channel is served. What the viewer sends of its own is accepted and dropped, but
+//! for its voice where there is talkback: that is received while it may speak.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -13,7 +14,9 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use rtc::data_channel::RTCDataChannelId;
 use rtc::dtls::extension::extension_use_srtp::SrtpProtectionProfile;
-use rtc::interceptor::{NackResponderBuilder, Registry, SenderReportBuilder, Slot};
+use rtc::interceptor::{
+    NackResponderBuilder, ReceiverReportBuilder, Registry, SenderReportBuilder, Slot,
+};
 use rtc::media_stream::MediaStreamTrack;
 use rtc::peer_connection::certificate::{CertificateParams, RTCCertificate};
 use rtc::peer_connection::configuration::RTCConfigurationBuilder;
@@ -37,6 +40,7 @@ use rtc::shared::error::Error as RtcError;
 use rtc::shared::{TaggedBytesMut, TransportContext, TransportProtocol};
 
 use crate::config::Latency;
+use crate::rtp::SpeechPacket;
 use crate::signaling::CandidateInit;
 
 mod feedback;
@@ -130,6 +134,8 @@ pub struct PeerOptions {
     /// Whether picture and sound belong to one `MediaStream`, whatever is traded for latency: pages that
     /// were not made for this device play the first stream they get, and nothing else.
     pub one_stream: bool,
+    /// Whether the viewer may be let speak: its sound is received where it offers some.
+    pub talkback: bool,
     /// SSRC of the video stream; audio and repair use the next two.
     pub first_ssrc: u32,
     /// Whether to insist on AES-GCM for SRTP, which costs a quarter of AES-CM with SHA-1. Left to
@@ -159,6 +165,8 @@ pub enum PeerEvent {
     Control(Option<String>),
     /// The viewer asks for a keyframe (PLI or FIR).
     KeyframeWanted,
+    /// What the viewer says, while it speaks.
+    Speech(SpeechPacket),
     /// It is over: the viewer closed it, or it did not answer any more.
     Closed,
     /// It never came to be, or broke: no path, or no common cryptography.
@@ -174,6 +182,8 @@ pub struct Peer {
     /// Set by the interceptor when a PLI or FIR arrives.
     keyframe_wanted: Arc<AtomicBool>,
     playout_delay: bool,
+    talkback: bool,
+    is_talking: bool,
     connected: bool,
     roles: Roles,
     events: VecDeque<PeerEvent>,
@@ -220,7 +230,7 @@ impl Peer {
             media.register_header_extension(extension, RtpCodecKind::Video, None)?;
         }
         let keyframe_wanted = Arc::new(AtomicBool::new(false));
-        let registry = Registry::new()
+        let mut registry = Registry::new()
             .with(
                 Slot::NackResponder,
                 NackResponderBuilder::new()
@@ -232,6 +242,11 @@ impl Peer {
                 Slot::from(FEEDBACK_TAP_SLOT),
                 FeedbackTap::new(Arc::clone(&keyframe_wanted), now),
             );
+        if options.talkback {
+            // By what is lost, the viewer's encoder decides how much it repeats.
+            let reports = ReceiverReportBuilder::new().build();
+            registry = registry.with(Slot::ReceiverReport, reports);
+        }
         let mut profiles = vec![SrtpProtectionProfile::Srtp_Aead_Aes_128_Gcm];
         if !options.gcm_only {
             profiles.push(SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_80);
@@ -298,6 +313,8 @@ impl Peer {
             control: None,
             keyframe_wanted,
             playout_delay,
+            talkback: options.talkback,
+            is_talking: false,
             connected: false,
             roles: Roles::default(),
             events: VecDeque::new(),
@@ -326,7 +343,7 @@ impl Peer {
     pub fn answer(&mut self, offer: &str, now: Instant) -> Result<String, PeerError> {
         let description = RTCSessionDescription::offer(offer.to_owned())?;
         self.pc.set_remote_description(now, description)?;
-        self.only_send();
+        self.only_send(self.talkback);
         let answer = self.pc.create_answer(None)?;
         self.pc.set_local_description(now, answer)?;
         self.read_negotiated_parameters();
@@ -342,7 +359,7 @@ impl Peer {
     ///
     /// [`PeerError`], which is a bug of ours.
     pub fn offer(&mut self, now: Instant) -> Result<String, PeerError> {
-        self.only_send();
+        self.only_send(false);
         self.pc.create_data_channel(CONTROL_CHANNEL, None)?;
         let offer = self.pc.create_offer(None)?;
         self.pc.set_local_description(now, offer)?;
@@ -429,6 +446,11 @@ impl Peer {
         }
     }
 
+    /// Lets the viewer's voice through, or no longer.
+    pub const fn set_talking(&mut self, on: bool) {
+        self.is_talking = on && self.talkback;
+    }
+
     /// Tells the machine what time it is.
     pub fn handle_timeout(&mut self, now: Instant) {
         if let Err(error) = self.pc.handle_timeout(now) {
@@ -479,14 +501,26 @@ impl Peer {
             self.handle_event(&event);
         }
         while let Some(read) = self.pc.poll_read() {
-            if let RTCMessage::DataChannelMessage(id, message) = read.message
-                && self.control == Some(id)
-            {
-                let text = message
-                    .is_string
-                    .then(|| String::from_utf8(message.data.to_vec()).ok())
-                    .flatten();
-                self.events.push_back(PeerEvent::Control(text));
+            match read.message {
+                RTCMessage::DataChannelMessage(id, message) if self.control == Some(id) => {
+                    let text = message
+                        .is_string
+                        .then(|| String::from_utf8(message.data.to_vec()).ok())
+                        .flatten();
+                    self.events.push_back(PeerEvent::Control(text));
+                }
+                RTCMessage::RtpPacket(_, packet)
+                    if self.is_talking
+                        && self.audio.payload_type == Some(packet.header.payload_type) =>
+                {
+                    self.events.push_back(PeerEvent::Speech(SpeechPacket {
+                        ssrc: packet.header.ssrc,
+                        sequence_number: packet.header.sequence_number,
+                        timestamp: packet.header.timestamp,
+                        payload: packet.payload,
+                    }));
+                }
+                _ => {}
             }
         }
         if self.keyframe_wanted.swap(false, Ordering::Relaxed) {
@@ -534,11 +568,14 @@ impl Peer {
     }
 
     /// A viewer that is told so sends nothing of its own, and costs nothing. To be said once the lines of
-    /// an offer are matched: before, those that go both ways would not find ours.
-    fn only_send(&mut self) {
+    /// an offer are matched: before, those that go both ways would not find ours. Its voice may be kept.
+    fn only_send(&mut self, but_voice: bool) {
         let transceivers: Vec<_> = self.pc.get_transceivers().collect();
         for id in transceivers {
             if let Some(mut transceiver) = self.pc.rtp_transceiver(id) {
+                if but_voice && transceiver.sender() == Some(self.audio.sender) {
+                    continue;
+                }
                 match transceiver.direction() {
                     RTCRtpTransceiverDirection::Sendrecv => {
                         transceiver.set_direction(RTCRtpTransceiverDirection::Sendonly);

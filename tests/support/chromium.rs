@@ -8,6 +8,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use fantoccini::actions::{
+    InputSource as _, KeyAction, KeyActions, MOUSE_BUTTON_LEFT, MouseActions, PointerAction,
+};
 use fantoccini::wd::WindowHandle;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -37,6 +40,17 @@ const CAMERA_FLAGS: [&str; 3] = [
     "--autoplay-policy=no-user-gesture-required",
 ];
 
+/// A page that may use a microphone sends from each address of the machine by its own socket. The guest's
+/// network takes packets of the loopback alone, which come from a socket without one.
+const MICROPHONE_FLAGS: [&str; 3] = [
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+    "--webrtc-ip-handling-policy=default_public_interface_only",
+];
+
+/// What the made-up microphone hears.
+pub(crate) const VOICE_HZ: f64 = 1_000.0;
+
 /// Whether ICE candidates carry the machine's addresses, or `.local` names in their place, as
 /// browsers send them to pages that may not use camera and microphone.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -56,6 +70,8 @@ pub(crate) struct Setup {
     pub(crate) dark: bool,
     /// Pages may use a camera and a microphone, which are made up, and play sound without a click.
     pub(crate) camera: bool,
+    /// Pages may use a microphone, which hears bursts of a tone of [`VOICE_HZ`].
+    pub(crate) microphone: bool,
 }
 
 /// A browser with one page.
@@ -104,6 +120,15 @@ impl Chromium {
         }
         if setup.camera {
             flags.extend(CAMERA_FLAGS.map(str::to_owned));
+        }
+        if setup.microphone {
+            let sound = profile.path().join("voice.wav");
+            std::fs::write(&sound, voice()).expect("the temporary directory is writable");
+            flags.extend(MICROPHONE_FLAGS.map(str::to_owned));
+            flags.push(format!(
+                "--use-file-for-fake-audio-capture={}",
+                sound.display()
+            ));
         }
         let mut options = json!({"args": flags, "binary": chromium()});
         if let (Some((width, height)), Some(options)) = (setup.phone, options.as_object_mut()) {
@@ -186,6 +211,36 @@ impl Chromium {
     async fn find(&self, path: &str) -> fantoccini::elements::Element {
         let found = self.client.find(Locator::XPath(path)).await;
         found.expect(path)
+    }
+
+    /// Presses the mouse on the button of this accessible name, and does not let go.
+    pub(crate) async fn hold(&self, button: &str) {
+        let path = format!("//button[normalize-space()='{button}']");
+        let element = self.find(&path).await;
+        let mouse = MouseActions::new("mouse".to_owned())
+            .then(PointerAction::MoveToElement {
+                element,
+                duration: None,
+                x: 0.0,
+                y: 0.0,
+            })
+            .then(PointerAction::Down {
+                button: MOUSE_BUTTON_LEFT,
+            });
+        self.client.perform_actions(mouse).await.expect(button);
+    }
+
+    /// Holds a key down.
+    pub(crate) async fn hold_key(&self, value: char) {
+        let keyboard = KeyActions::new("keyboard".to_owned()).then(KeyAction::Down { value });
+        let held = self.client.perform_actions(keyboard).await;
+        held.expect("Chromium takes keys");
+    }
+
+    /// Lets go of everything that is held.
+    pub(crate) async fn let_go(&self) {
+        let let_go = self.client.release_actions().await;
+        let_go.expect("Chromium takes that");
     }
 
     /// Returns the words of the status region.
@@ -303,6 +358,31 @@ impl Chromium {
         std::fs::write(&file, picture).expect("the build directory is writable");
         file
     }
+}
+
+/// A WAV file: 300 ms of a tone and 200 ms of silence, again and again for ten seconds. Browsers take a
+/// steady tone for noise, and remove it.
+fn voice() -> Vec<u8> {
+    const RATE: u32 = 48_000;
+    let sample = |n: u32| {
+        let t = f64::from(n) / f64::from(RATE);
+        let is_tone = n % (RATE / 2) < RATE * 3 / 10;
+        #[expect(clippy::cast_possible_truncation, reason = "at most 16000")]
+        let tone = ((t * VOICE_HZ * std::f64::consts::TAU).sin() * 16_000.0) as i16;
+        if is_tone { tone } else { 0 }
+    };
+    let samples = (0..RATE * 10).flat_map(|n| sample(n).to_le_bytes());
+    let data: Vec<u8> = samples.collect();
+    let len = u32::try_from(data.len()).expect("a megabyte");
+    let mut file = b"RIFF".to_vec();
+    file.extend((36 + len).to_le_bytes());
+    file.extend(b"WAVEfmt \x10\0\0\0\x01\0\x01\0");
+    file.extend(RATE.to_le_bytes());
+    file.extend((2 * RATE).to_le_bytes());
+    file.extend(b"\x02\0\x10\0data");
+    file.extend(len.to_le_bytes());
+    file.extend(data);
+    file
 }
 
 /// Returns the first Chromium on the PATH.

@@ -1,6 +1,7 @@
 //! `roomcam demo`, started by a test and ended with it.
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
@@ -14,6 +15,7 @@ pub(crate) struct Demo {
     process: Child,
     log: Option<JoinHandle<String>>,
     url: String,
+    config: tempfile::NamedTempFile,
 }
 
 /// From the start to the line with the URL. Emulated, a start takes seconds.
@@ -22,12 +24,17 @@ const STARTS_WITHIN: Duration = Duration::from_secs(30);
 impl Demo {
     /// Starts it on a free port of the loopback and waits for the URL that it prints.
     pub(crate) fn start() -> Self {
-        Self::launch("127.0.0.1:0", &[], "")
+        Self::launch("127.0.0.1:0", &[], "", &[])
+    }
+
+    /// As [`Self::configured`], with variables of its environment.
+    pub(crate) fn with_environment(config: &str, environment: &[(&str, &Path)]) -> Self {
+        Self::launch("127.0.0.1:0", &[], config, environment)
     }
 
     /// As [`Self::start`], with further arguments and the text of a configuration file.
     pub(crate) fn configured(arguments: &[&str], config: &str) -> Self {
-        Self::launch("127.0.0.1:0", arguments, config)
+        Self::launch("127.0.0.1:0", arguments, config, &[])
     }
 
     /// Ends it without a word, as a power cut does, and starts it on the same port with the same
@@ -40,7 +47,7 @@ impl Demo {
             .and_then(|url| url.split_once("/#"))
             .expect("a URL with room and key");
         let (_, key) = fragment.split_once("key=").expect("the key comes last");
-        Self::launch(address, &[], &format!("[room]\nkey = \"{key}\"\n"))
+        Self::launch(address, &[], &format!("[room]\nkey = \"{key}\"\n"), &[])
     }
 
     /// Stops it in its tracks.
@@ -51,6 +58,12 @@ impl Demo {
     /// Lets it go on.
     pub(crate) fn thaw(&self) {
         self.signal("-CONT");
+    }
+
+    /// Has it read its configuration again, which now is this.
+    pub(crate) fn reload(&self, config: &str) {
+        std::fs::write(self.config.path(), config).expect("a temporary file");
+        self.signal("-HUP");
     }
 
     /// Whether it still runs.
@@ -72,7 +85,12 @@ impl Demo {
         assert!(status.is_ok_and(|status| status.success()), "kill {signal}");
     }
 
-    fn launch(listen: &str, arguments: &[&str], config: &str) -> Self {
+    fn launch(
+        listen: &str,
+        arguments: &[&str],
+        config: &str,
+        environment: &[(&str, &Path)],
+    ) -> Self {
         let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
         file.write_all(config.as_bytes()).expect("a temporary file");
         let mut process = program::roomcam()
@@ -80,6 +98,7 @@ impl Demo {
             .arg("--config")
             .arg(file.path())
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -98,6 +117,7 @@ impl Demo {
             process,
             log: Some(log),
             url: String::new(),
+            config: file,
         };
         while demo.url.is_empty() {
             let line = lines.recv_timeout(STARTS_WITHIN);

@@ -23,9 +23,11 @@ use rtc::peer_connection::sdp::RTCSessionDescription;
 use rtc::peer_connection::transport::RTCIceCandidateInit;
 use rtc::peer_connection::{RTCPeerConnection, RTCPeerConnectionBuilder};
 use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
-use rtc::rtp_transceiver::RTCRtpReceiverId;
 use rtc::rtp_transceiver::rtp_sender::{
     RTCRtpCodingParameters, RTCRtpEncodingParameters, RtpCodecKind,
+};
+use rtc::rtp_transceiver::{
+    RTCRtpReceiverId, RTCRtpSenderId, RTCRtpTransceiverDirection, RTCRtpTransceiverInit,
 };
 use rtc::sansio::Protocol;
 use rtc::shared::{TaggedBytesMut, TransportContext, TransportProtocol};
@@ -56,6 +58,9 @@ pub(crate) struct Simulation {
     pub(crate) events: Vec<ViewerEvent>,
     pub(crate) received: Vec<Received>,
     pub(crate) control: Vec<String>,
+    /// The device's, where [`Self::with_microphone`] made it.
+    pub(crate) answer: String,
+    microphone: Option<RTCRtpSenderId>,
     browser: RTCPeerConnection,
     channel: Option<RTCDataChannelId>,
     channel_open: bool,
@@ -69,6 +74,9 @@ pub(crate) struct Simulation {
 /// SSRCs of the device's streams in a simulation.
 pub(crate) const VIDEO: u32 = 1_000;
 pub(crate) const AUDIO: u32 = 1_001;
+
+/// SSRC of the browser's microphone.
+pub(crate) const MICROPHONE: u32 = 79;
 
 /// The time between two frames of a simulated camera.
 pub(crate) const FRAME: Duration = Duration::from_micros(33_333);
@@ -98,6 +106,50 @@ impl Simulation {
         simulation
     }
 
+    /// The browser offers sound of its own beside what it wants, and the device has talkback or not.
+    pub(crate) fn with_microphone(seed: u64, talkback: bool) -> Self {
+        let mut simulation = Self::of_device(seed, talkback);
+        let video = RTCRtpTransceiverInit {
+            direction: RTCRtpTransceiverDirection::Recvonly,
+            ..RTCRtpTransceiverInit::default()
+        };
+        let browser = &mut simulation.browser;
+        let track = track(RtpCodecKind::Audio, "audio", MICROPHONE);
+        simulation.microphone = Some(browser.add_track(track).unwrap());
+        browser
+            .add_transceiver_from_kind(RtpCodecKind::Video, Some(video))
+            .unwrap();
+        let channel = browser.create_data_channel("control", None).unwrap().id();
+        simulation.channel = Some(channel);
+        let offer = simulation.browser_offers();
+        let answer = simulation.device_answers(&offer);
+        simulation.answer.clone_from(&answer);
+        simulation.browser_accepts(answer);
+        simulation
+    }
+
+    /// The browser sends a packet of its microphone's sound.
+    pub(crate) fn speak(&mut self, n: u16) {
+        let mut sender = self.browser.rtp_sender(self.microphone.unwrap()).unwrap();
+        let codecs = &sender.get_parameters().rtp_parameters.codecs;
+        let opus = codecs
+            .iter()
+            .find(|c| c.rtp_codec.mime_type == "audio/opus");
+        let header = rtc::rtp::Header {
+            version: 2,
+            payload_type: opus.expect("Opus is negotiated").payload_type,
+            sequence_number: n,
+            timestamp: u32::from(n) * 960,
+            ssrc: MICROPHONE,
+            ..rtc::rtp::Header::default()
+        };
+        let packet = rtc::rtp::Packet {
+            header,
+            payload: Bytes::from(vec![0x08, 1, 2, 3]),
+        };
+        sender.write_rtp(self.now, packet).unwrap();
+    }
+
     /// The device offers, and the browser answers.
     pub(crate) fn called(seed: u64) -> Self {
         let mut simulation = Self::strangers(seed);
@@ -110,6 +162,10 @@ impl Simulation {
 
     /// A device and a browser that know nothing of each other.
     pub(crate) fn strangers(seed: u64) -> Self {
+        Self::of_device(seed, false)
+    }
+
+    fn of_device(seed: u64, talkback: bool) -> Self {
         let now = roomcam::clock::now();
         let mut media = MediaEngine::default();
         media.register_default_codecs().unwrap();
@@ -136,6 +192,7 @@ impl Simulation {
             certificate: Certificate::generate().unwrap(),
             latency: roomcam::config::Latency::Balanced,
             one_stream: false,
+            talkback,
             first_ssrc: VIDEO,
             gcm_only: true,
         };
@@ -151,6 +208,8 @@ impl Simulation {
             received: Vec::new(),
             control: Vec::new(),
             browser,
+            answer: String::new(),
+            microphone: None,
             channel: None,
             channel_open: false,
             video: None,
@@ -173,17 +232,7 @@ impl Simulation {
             (RtpCodecKind::Audio, "audio", 77),
             (RtpCodecKind::Video, "video", 78),
         ] {
-            let encoding = RTCRtpEncodingParameters {
-                rtp_coding_parameters: RTCRtpCodingParameters {
-                    ssrc: Some(ssrc),
-                    ..RTCRtpCodingParameters::default()
-                },
-                ..RTCRtpEncodingParameters::default()
-            };
-            let name = name.to_owned();
-            let track =
-                MediaStreamTrack::new("s".to_owned(), name.clone(), name, kind, vec![encoding]);
-            self.browser.add_track(track).unwrap();
+            self.browser.add_track(track(kind, name, ssrc)).unwrap();
         }
         self.browser_offers()
     }
@@ -421,6 +470,18 @@ impl Simulation {
             self.in_flight.push_back((at, to_browser, bytes));
         }
     }
+}
+
+fn track(kind: RtpCodecKind, name: &str, ssrc: u32) -> MediaStreamTrack {
+    let encoding = RTCRtpEncodingParameters {
+        rtp_coding_parameters: RTCRtpCodingParameters {
+            ssrc: Some(ssrc),
+            ..RTCRtpCodingParameters::default()
+        },
+        ..RTCRtpEncodingParameters::default()
+    };
+    let name = name.to_owned();
+    MediaStreamTrack::new("s".to_owned(), name.clone(), name, kind, vec![encoding])
 }
 
 /// A frame of three equal packets.

@@ -1,0 +1,313 @@
+//! Viewers who speak: a real browser whose button is held, and what the device plays.
+//!
+//! The loudspeaker is libasound's own: a PCM that keeps in a file what it is given.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::browser::{AUDIBLE, KEEP_THE_CHANNEL, ONE_AT_A_TIME, wait_for_loudness};
+use crate::support::chromium::{Chromium, PATIENCE, Setup, VOICE_HZ};
+use crate::support::demo::Demo;
+
+pub(crate) const TALK: &str = "Hold to talk";
+
+const KEPT: &str = "[talkback]\nsink = \"kept\"\n";
+
+/// 100 ms of what was played.
+const WINDOW: usize = 4_800;
+
+pub(crate) const MICROPHONE: Setup = Setup {
+    addresses: crate::support::chromium::Addresses::Shown,
+    phone: None,
+    dark: false,
+    camera: false,
+    microphone: true,
+};
+
+/// A loudspeaker, as configuration of libasound.
+struct Loudspeaker {
+    directory: TempDir,
+}
+
+impl Loudspeaker {
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let loudspeaker = Self { directory };
+        let played = loudspeaker.path("played.raw");
+        let configuration = format!(
+            "pcm.kept {{ type file slave.pcm {{ type null }} file {} format raw }}",
+            played.display()
+        );
+        std::fs::write(loudspeaker.path("asound.conf"), configuration).unwrap();
+        loudspeaker
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Starts a device that has it, with further keys of `[talkback]`.
+    fn demo(&self, talkback: &str) -> Demo {
+        self.demo_with(&format!("{KEPT}{talkback}"))
+    }
+
+    /// Starts a device that could have it.
+    fn demo_with(&self, config: &str) -> Demo {
+        let configuration = self.path("asound.conf");
+        Demo::with_environment(config, &[("ALSA_CONFIG_PATH", &configuration)])
+    }
+
+    /// Returns [`tone_in`] of what was played.
+    fn tone(&self) -> Vec<f64> {
+        tone_in(&std::fs::read(self.path("played.raw")).unwrap_or_default())
+    }
+
+    async fn wait_for_tone(&self, windows: usize) {
+        let deadline = roomcam::clock::now() + PATIENCE;
+        loop {
+            let tone = self.tone();
+            if tone.iter().filter(|&&amplitude| amplitude > 0.02).count() >= windows {
+                return;
+            }
+            assert!(roomcam::clock::now() < deadline, "played: {tone:.3?}");
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// Returns how loud the tone of the made-up microphone is in each 100 ms of samples: 1 is as loud as can be.
+pub(crate) fn tone_in(bytes: &[u8]) -> Vec<f64> {
+    let (pairs, _) = bytes.as_chunks();
+    let samples = pairs
+        .iter()
+        .map(|pair| f64::from(i16::from_le_bytes(*pair)) / 32_768.0);
+    let samples: Vec<f64> = samples.collect();
+    let (windows, _) = samples.as_chunks::<WINDOW>();
+    windows.iter().map(|window| amplitude(window)).collect()
+}
+
+/// Returns the amplitude of [`VOICE_HZ`] in `samples` (one term of a Fourier transform).
+fn amplitude(samples: &[f64]) -> f64 {
+    let mut sum = (0.0, 0.0);
+    for (n, sample) in (0_u32..).zip(samples) {
+        let angle = std::f64::consts::TAU * VOICE_HZ * f64::from(n) / 48_000.0;
+        sum = (sum.0 + sample * angle.cos(), sum.1 + sample * angle.sin());
+    }
+    f64::hypot(sum.0, sum.1) * 2.0 / samples.len() as f64
+}
+
+pub(crate) async fn wait_for_notice(page: &Chromium, words: &str) {
+    let words = json!(words);
+    page.wait_until(&format!(
+        "document.getElementById('notice').textContent.includes({words})"
+    ))
+    .await;
+}
+
+#[tokio::test]
+async fn who_holds_the_button_is_heard_and_the_microphone_is_silent_meanwhile() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let loudspeaker = Loudspeaker::new();
+    let demo = loudspeaker.demo("");
+    let page = Chromium::start(MICROPHONE).await;
+    page.join(demo.url()).await;
+    page.wait_for_button(TALK).await;
+    wait_for_loudness(&page, |loudness| loudness > AUDIBLE).await;
+    let sends = "roomcam.pc.getSenders().some((sender) => sender.track !== null)";
+    assert_eq!(page.eval(sends).await, false, "not before it is pressed");
+
+    page.hold(TALK).await;
+    page.wait_until("roomcam.talk === 'on' && roomcam.state?.talking === 1")
+        .await;
+    page.wait_for_status("you are speaking").await;
+    page.wait_until("document.getElementById('talk').ariaPressed === 'true'")
+        .await;
+    page.screenshot("speaking").await;
+    loudspeaker.wait_for_tone(10).await;
+    wait_for_loudness(&page, |loudness| loudness < AUDIBLE).await;
+    assert_eq!(
+        page.eval("roomcam.state?.muted").await,
+        false,
+        "only ducked"
+    );
+
+    page.let_go().await;
+    page.wait_until("roomcam.talk === 'off' && roomcam.state?.talking === 0")
+        .await;
+    page.wait_for_button(TALK).await;
+    assert_eq!(page.eval(sends).await, false, "the microphone is let go");
+    wait_for_loudness(&page, |loudness| loudness > AUDIBLE).await;
+    page.close().await;
+}
+
+#[tokio::test]
+async fn the_button_is_held_by_the_space_bar_as_well() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let loudspeaker = Loudspeaker::new();
+    let demo = loudspeaker.demo("duplex = \"full\"\n");
+    let page = Chromium::start(MICROPHONE).await;
+    page.join(demo.url()).await;
+    page.wait_for_button(TALK).await;
+    page.run("document.getElementById('talk').focus()").await;
+    page.hold_key(' ').await;
+    page.wait_until("roomcam.talk === 'on'").await;
+    loudspeaker.wait_for_tone(3).await;
+    wait_for_loudness(&page, |loudness| loudness > AUDIBLE).await;
+    page.let_go().await;
+    page.wait_until("roomcam.talk === 'off' && roomcam.state?.talking === 0")
+        .await;
+    page.close().await;
+}
+
+#[tokio::test]
+async fn a_page_that_is_closed_while_it_speaks_speaks_no_more() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let loudspeaker = Loudspeaker::new();
+    let demo = loudspeaker.demo("");
+    let one = Chromium::start(MICROPHONE).await;
+    let two = Chromium::start(Setup::default()).await;
+    one.join(demo.url()).await;
+    two.join(demo.url()).await;
+    one.wait_for_button(TALK).await;
+    one.hold(TALK).await;
+    two.wait_for_status("somebody is speaking").await;
+    one.open("about:blank").await;
+    two.wait_until("roomcam.state?.talking === 0").await;
+    wait_for_loudness(&two, |loudness| loudness > AUDIBLE).await;
+    one.close().await;
+    two.close().await;
+}
+
+#[tokio::test]
+async fn where_it_is_not_configured_there_is_no_button_and_the_command_is_refused() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let demo = Demo::start();
+    let page = Chromium::start(MICROPHONE).await;
+    page.open(demo.url()).await;
+    page.run(KEEP_THE_CHANNEL).await;
+    page.click("Join").await;
+    page.wait_for_status("Live").await;
+    page.wait_until("roomcam.state?.talkback === 'none'").await;
+    let shown = "document.getElementById('talk').checkVisibility()";
+    assert_eq!(page.eval(shown).await, false);
+    let directions = "roomcam.pc.getTransceivers().map((t) => t.currentDirection)";
+    assert_eq!(page.eval(directions).await, json!(["recvonly", "recvonly"]));
+    page.run("window.channel.send('{\"id\":77,\"type\":\"set_talking\",\"on\":true}')")
+        .await;
+    page.wait_until(
+        "window.heard.some((text) => text.includes('\"id\":77') && text.includes('no-talkback'))",
+    )
+    .await;
+    assert_eq!(page.eval("roomcam.state?.talking").await, 0);
+    page.close().await;
+}
+
+#[tokio::test]
+async fn a_page_that_was_open_before_there_was_talkback_connects_anew_and_speaks() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let loudspeaker = Loudspeaker::new();
+    let demo = loudspeaker.demo_with("");
+    let page = Chromium::start(MICROPHONE).await;
+    page.join(demo.url()).await;
+    page.run("window.before = roomcam.pc").await;
+    demo.reload(KEPT);
+    page.wait_for_button(TALK).await;
+    page.hold(TALK).await;
+    wait_for_notice(&page, "Connecting anew for speaking").await;
+    page.let_go().await;
+    page.wait_until("roomcam.pc !== window.before").await;
+    page.wait_for_status("Live").await;
+    page.wait_for_button(TALK).await;
+    page.hold(TALK).await;
+    loudspeaker.wait_for_tone(2).await;
+
+    demo.reload("");
+    wait_for_notice(&page, "Talkback was configured anew").await;
+    page.wait_until("roomcam.talk === 'off' && roomcam.state?.talkback === 'none'")
+        .await;
+    page.let_go().await;
+    page.close().await;
+}
+
+#[tokio::test]
+async fn where_speaking_needs_a_key_only_its_holders_see_the_button_and_are_heard() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let loudspeaker = Loudspeaker::new();
+    let demo = loudspeaker.demo("key = \"open sesame\"\n");
+    let page = Chromium::start(Setup {
+        phone: Some((360, 740)),
+        ..MICROPHONE
+    })
+    .await;
+    page.join(demo.url()).await;
+    page.wait_until("roomcam.state?.talkback === 'key'").await;
+    let shown = "document.getElementById('talk').checkVisibility()";
+    assert_eq!(page.eval(shown).await, false);
+
+    page.join(&format!("{}&talk=open+simsim", demo.url())).await;
+    page.wait_for_button(TALK).await;
+    page.hold(TALK).await;
+    wait_for_notice(&page, "needs a key of its own").await;
+    page.let_go().await;
+    assert_eq!(page.eval("roomcam.talk").await, "off");
+
+    page.join(&format!("{}&talk=open+sesame", demo.url())).await;
+    page.wait_for_button(TALK).await;
+    page.hold(TALK).await;
+    loudspeaker.wait_for_tone(2).await;
+    page.screenshot("speaking-phone").await;
+    let fits = "document.documentElement.scrollWidth <= 360 && \
+                document.documentElement.scrollHeight <= 740";
+    assert_eq!(page.eval(fits).await, true);
+    page.let_go().await;
+    page.close().await;
+}
+
+#[tokio::test]
+async fn a_loudspeaker_that_is_missing_is_told_to_who_speaks_and_the_picture_goes_on() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let demo = Demo::configured(&[], "[talkback]\nsink = \"no_such_loudspeaker\"\n");
+    let page = Chromium::start(MICROPHONE).await;
+    page.join(demo.url()).await;
+    page.wait_for_button(TALK).await;
+    page.hold(TALK).await;
+    wait_for_notice(&page, "Loudspeaker no_such_loudspeaker is not present").await;
+    page.wait_until("roomcam.talk === 'off' && roomcam.state?.talking === 0")
+        .await;
+    page.let_go().await;
+    page.wait_for_frames(15).await;
+    page.close().await;
+}
+
+#[tokio::test]
+async fn the_page_says_why_it_has_no_microphone() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let loudspeaker = Loudspeaker::new();
+    let demo = loudspeaker.demo("");
+    let page = Chromium::start(MICROPHONE).await;
+    page.join(demo.url()).await;
+    page.wait_for_button(TALK).await;
+    for (name, words) in [
+        ("NotAllowedError", "may not use the microphone: allow it"),
+        ("NotFoundError", "No microphone was found"),
+        ("NotReadableError", "perhaps another program has it"),
+    ] {
+        page.run(&format!(
+            "navigator.mediaDevices.getUserMedia = \
+               () => Promise.reject(new DOMException('', '{name}'))"
+        ))
+        .await;
+        page.hold(TALK).await;
+        wait_for_notice(&page, words).await;
+        page.let_go().await;
+        assert_eq!(page.eval("roomcam.talk").await, "off");
+    }
+    page.run("Object.defineProperty(window, 'isSecureContext', { value: false })")
+        .await;
+    page.hold(TALK).await;
+    wait_for_notice(&page, "Speaking needs https").await;
+    page.let_go().await;
+    page.close().await;
+}
