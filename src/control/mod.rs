@@ -4,6 +4,7 @@
 
 use serde::Serialize;
 
+pub mod camera;
 pub mod demand;
 pub mod protocol;
 
@@ -25,7 +26,11 @@ impl DeviceState {
         match command {
             Command::SetCamera { on } => Self { camera: on, ..self },
             Command::SetMuted { muted } => Self { muted, ..self },
-            Command::RequestKeyframe => self,
+            Command::RequestKeyframe
+            | Command::ListControls
+            | Command::SetControl { .. }
+            | Command::ResetControls
+            | Command::Snapshot => self,
         }
     }
 }

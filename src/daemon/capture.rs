@@ -15,6 +15,7 @@ use crate::progress::{Lack, Progress};
 use crate::rtp::{AudioFrame, VideoFrame};
 use crate::signaling::{RoomEvent, RoomIndex};
 use crate::video::capture::CaptureRequest;
+use crate::video::desk::{self, desk};
 use crate::{audio, video};
 
 /// Video frames between capture and engine. The engine takes each at once; a sixth of a second at
@@ -85,6 +86,7 @@ pub(super) struct CaptureChannels {
     audio_status: watch::Receiver<SourceStatus>,
     video_request: watch::Sender<CaptureRequest>,
     audio_request: watch::Sender<AudioRequest>,
+    camera: desk::Client,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -104,6 +106,7 @@ impl CaptureChannels {
             audio_status: self.audio_status,
             video_request: self.video_request,
             audio_request: self.audio_request,
+            camera: self.camera,
             pulse,
             shutdown: self.shutdown,
         }
@@ -121,12 +124,7 @@ pub(super) fn start_capture(
     let (audio_tx, audio) = broadcast::channel(AUDIO_QUEUE);
     let (video_status_tx, video_status) = watch::channel(SourceStatus::Off);
     let (audio_status_tx, audio_status) = watch::channel(SourceStatus::Off);
-    let (video_request, video_requests) = watch::channel(CaptureRequest {
-        run: false,
-        shutdown: false,
-        bitrate_bps: 0,
-        keyframe_serial: 0,
-    });
+    let (video_request, video_requests) = watch::channel(CaptureRequest::default());
     let (audio_request, audio_requests) = watch::channel(AudioRequest {
         run: false,
         muted: config.control.muted,
@@ -134,6 +132,7 @@ pub(super) fn start_capture(
     });
     let (video_settings, video_configured) = watch::channel(config.video.clone());
     let (audio_settings, audio_configured) = watch::channel(config.audio.clone());
+    let (camera_desk, client) = desk();
     let (camera, microphone) = (Progress::default(), Progress::default());
     let threads = vec![
         video::capture::spawn(
@@ -143,6 +142,7 @@ pub(super) fn start_capture(
             video_tx,
             video_status_tx,
             camera.clone(),
+            camera_desk,
         )?,
         audio::capture::spawn(
             audio_configured,
@@ -167,6 +167,7 @@ pub(super) fn start_capture(
         audio_status,
         video_request,
         audio_request,
+        camera: client,
         shutdown,
     };
     Ok((capture, channels))

@@ -15,6 +15,7 @@
 //! | `stun.rs`    | asks STUN servers how they see us                               |
 //! | `room.rs`    | descriptions and candidates, to and from the rooms              |
 //! | `report.rs`  | what viewers and systemd are told                               |
+//! | `camera.rs`  | what viewers ask of the open camera, and what it answers        |
 //! | `session.rs` | one viewer's machine and its outgoing batch; catches its panics |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +31,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use crate::audio::capture::AudioRequest;
 use crate::clock;
 use crate::config;
+use crate::control::camera::{Answer, Control};
 use crate::control::demand::Demand;
 use crate::control::protocol::{self, Command};
 use crate::control::{DeviceState, Report, SourceStatus};
@@ -39,11 +41,13 @@ use crate::signaling::websocket::Authorities;
 use crate::signaling::{IceServer, RoomEvent, RoomIndex, RoomMessage, Seat};
 use crate::turn::reach::Reach;
 use crate::video::capture::CaptureRequest;
+use crate::video::desk;
 use crate::viewer::keyframes::KeyframeRequests;
 use crate::viewer::roster::{Roster, SessionId};
 use crate::viewer::webrtc::{Certificate, Datagram, PeerError};
 use crate::viewer::{Ended, Viewer, ViewerEvent};
 
+mod camera;
 pub mod demux;
 mod explain;
 pub mod gather;
@@ -121,6 +125,8 @@ pub struct EngineChannels {
     pub video_request: watch::Sender<CaptureRequest>,
     /// What the microphone is to do.
     pub audio_request: watch::Sender<AudioRequest>,
+    /// What viewers ask of the open camera.
+    pub camera: desk::Client,
     /// What the engine does, for systemd and people.
     pub pulse: watch::Sender<Pulse>,
     /// True ends the engine.
@@ -204,6 +210,11 @@ struct Engine {
     roster: Roster,
     sessions: BTreeMap<SessionId, Session>,
     device: DeviceState,
+    /// Unix time at which the camera was switched off, while it is.
+    off_since: Option<Duration>,
+    /// What can be set of the open camera, as viewers were told.
+    controls: Vec<Control>,
+    last_snapshot: Option<Instant>,
     demand: Demand,
     keyframes: KeyframeRequests,
     gop: Gop,
@@ -228,6 +239,8 @@ enum Input {
     Relay(turn::Incoming),
     Options,
     Status,
+    Camera(Answer),
+    Controls,
     Timer,
     Stop,
 }
@@ -254,6 +267,9 @@ impl Engine {
                 camera: options.control.camera,
                 muted: options.control.muted,
             },
+            off_since: (!options.control.camera).then(clock::unix_time),
+            controls: Vec::new(),
+            last_snapshot: None,
             demand: Demand::new(options.control.idle_timeout()),
             options,
             channels,
@@ -285,6 +301,8 @@ impl Engine {
                 }
                 Input::Options => self.handle_options(now),
                 Input::Status => self.handle_status(),
+                Input::Camera(answer) => self.handle_camera_answer(&answer, now),
+                Input::Controls => self.handle_controls(now),
                 Input::AudioLost | Input::Timer => {}
                 Input::Room(room, event) => {
                     // Of a room that was joined just now, the options tell that we are in it.
@@ -341,6 +359,10 @@ impl Engine {
             changed = channels.audio_status.changed() => {
                 changed.map_or(Input::Stop, |()| Input::Status)
             }
+            answer = channels.camera.answers.recv() => answer.map_or(Input::Stop, Input::Camera),
+            changed = channels.camera.controls.changed() => {
+                changed.map_or(Input::Stop, |()| Input::Controls)
+            }
             incoming = self.network.turn.next() => Input::Relay(incoming),
             address = self.reflexive.next() => Input::Reflexive(address),
             () = tokio::time::sleep_until(wake_at.into()) => Input::Timer,
@@ -385,7 +407,8 @@ impl Engine {
 
     fn handle_video(&mut self, frame: &Arc<VideoFrame>, now: Instant) {
         // A frame that was on its way when the camera was switched off is not shown.
-        if !self.channels.video_request.borrow().run || !self.device.camera {
+        let is_off = !self.channels.video_request.borrow().run || !self.device.camera;
+        if is_off && !frame.is_placeholder {
             return;
         }
         self.gop.push(frame);
@@ -522,7 +545,12 @@ impl Engine {
             ViewerEvent::ControlOpen => {
                 let state = protocol::state(&self.report());
                 session_send(&mut self.sessions, id, &state, now);
+                self.tell_controls(id, now);
             }
+            ViewerEvent::Command {
+                id: request,
+                command,
+            } if command.camera_task().is_some() => self.ask_camera(id, request, command, now),
             ViewerEvent::Command {
                 id: request,
                 command,
@@ -563,7 +591,10 @@ impl Engine {
             let DeviceState { camera, muted } = self.device;
             tracing::info!(camera, muted, "device switched");
         }
-        if !self.device.camera {
+        if self.device.camera {
+            self.off_since = None;
+        } else if before.camera {
+            self.off_since = Some(clock::unix_time());
             self.gop.clear();
             for session in self.sessions.values_mut() {
                 session.with(Viewer::stop_video);
@@ -577,14 +608,21 @@ impl Engine {
         let wanted = self.demand.poll(now);
         let keyframe = self.keyframes.poll(now);
         let camera = self.device.camera;
-        if !(wanted && camera) {
+        if !wanted {
             self.gop.clear();
         }
+        let watched = self.roster.viewers() > 0;
+        let off_since = self.off_since;
         // full: coalesced
         self.channels.video_request.send_if_modified(|request| {
             let run = wanted && camera;
-            let changed = request.run != run || keyframe;
+            let changed = request.run != run
+                || keyframe
+                || request.watched != watched
+                || request.off_since != off_since;
             request.run = run;
+            request.watched = watched;
+            request.off_since = off_since;
             request.bitrate_bps = self.options.video_bitrate_bps;
             request.keyframe_serial = request.keyframe_serial.wrapping_add(keyframe.into());
             changed

@@ -11,8 +11,10 @@
 //! | `convert.rs`   | raw layouts → I420; `range.rs`: full range → limited          |
 //! | `mjpeg.rs`     | MJPEG frames → I420; `jpeg.rs`: their form                    |
 //! | `encoder.rs`   | which encoder takes raw pictures: `v4l2_encoder.rs`, the hardware, or `openh264.rs` |
+//! | `desk.rs`      | what viewers ask of the open camera: controls, and snapshots, made by `still.rs` |
+//! | `stage.rs`     | whose pictures are shown: the camera's, or those of `placeholder.rs`, drawn by `notice.rs` |
 //! | `replay.rs`    | source: an Annex B file in a loop; tests, demos, benchmarks   |
-//! | `pattern.rs`   | source: a moving test picture, drawn by `test_card.rs`        |
+//! | `pattern.rs`   | source: a moving test picture, drawn by `test_card.rs`; `effects.rs`: its controls |
 //! | `timecode.rs`  | the clock in that picture that programs read                  |
 //! | `metronome.rs` | when the next picture of a made-up source is due              |
 
@@ -23,14 +25,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::config;
+use crate::control::camera::{Control, ControlId};
 
 mod camera;
+mod canvas;
 pub mod capture;
 mod child;
 mod coded_stream;
 pub mod convert;
 mod csi;
+pub mod desk;
 mod devices;
+mod effects;
 mod encoder;
 mod font;
 pub mod format;
@@ -38,14 +44,18 @@ mod holder;
 pub mod jpeg;
 mod metronome;
 pub mod mjpeg;
+mod notice;
 pub mod openh264;
 pub mod pattern;
+mod placeholder;
 mod poll;
 pub mod range;
 mod raw_stream;
 pub mod replay;
 mod resume;
 mod rpicam;
+mod stage;
+pub mod still;
 pub mod test_card;
 pub mod timecode;
 mod v4l2;
@@ -53,6 +63,7 @@ pub mod v4l2_encoder;
 
 use devices::Found;
 pub use devices::{CameraInfo, cameras};
+use still::Still;
 
 /// Opens the source that `video.source` names: `pattern`, `file:PATH`, `csi`, or a camera (`auto`, a
 /// path, a by-id, by-path or bus name, a card name or a part of one, in any case).
@@ -119,6 +130,42 @@ pub trait VideoSource: Send {
     /// Asks for about `bits_per_second` of output.
     fn set_bitrate(&mut self, bits_per_second: u32) {
         let _ = bits_per_second;
+    }
+
+    /// Returns what tells this camera from others, also when it was away: what was set is remembered by
+    /// it.
+    fn identity(&self) -> String {
+        self.description()
+    }
+
+    /// Returns what can be set of its picture, as it is now.
+    fn controls(&self) -> Vec<Control> {
+        Vec::new()
+    }
+
+    /// Returns one of its controls, as it is now.
+    fn control(&self, id: ControlId) -> Option<Control> {
+        self.controls().into_iter().find(|control| control.id == id)
+    }
+
+    /// Sets one of its controls, to a value that is known to be legal.
+    ///
+    /// # Errors
+    ///
+    /// Why the camera refused, in words.
+    fn set_control(&mut self, id: ControlId, value: i32) -> Result<(), String> {
+        Err(format!("it has no {id} to be set to {value}"))
+    }
+
+    /// Asks it to keep a copy of its next picture as it is before it is encoded; returns whether it has
+    /// one then. Otherwise there are coded pictures alone.
+    fn keep_next_picture(&mut self) -> bool {
+        false
+    }
+
+    /// Takes the copy, once there is one.
+    fn take_picture(&mut self) -> Option<Still> {
+        None
     }
 }
 
