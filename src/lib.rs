@@ -28,7 +28,8 @@
 //!                                   ▲ datagrams, timers          │ events: keyframe, command, gone
 //!  room server ◀─WebSocket─▶ signaling::link ── RoomEvent / RoomMessage ──▶ engine
 //!  keyframe wanted (coalesced), camera off ──▶ CaptureRequest (watch) ──▶ capture threads
-//!  CaptureStatus, DeviceState ──▶ control channel ──▶ every viewer
+//!  settings, snapshots ──▶ video::desk (mpsc) ──▶ the open camera
+//!  CaptureStatus, DeviceState, Control ──▶ control channel ──▶ every viewer
 //! ```
 //!
 //! # Rules

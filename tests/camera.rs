@@ -15,11 +15,14 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use crate::support::demo::Demo;
-use crate::watching::{demo, join, more_frames, until, viewer};
+use crate::watching::{demo, more_frames, until, viewer};
 
 /// Until viewers are told that the camera is away, in words and in a picture. On a quiet machine within
 /// a second.
 const TOLD_WITHIN: Duration = Duration::from_secs(3);
+
+/// From a viewer's offer to the first picture, of a camera that starts at once. On a quiet machine 0.1 s.
+const SEEN_WITHIN: Duration = Duration::from_secs(2);
 
 /// From a camera's return to its picture. On a quiet machine within two seconds.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
@@ -125,6 +128,29 @@ async fn a_snapshot_is_a_jpeg_file_of_the_picture() {
 }
 
 #[tokio::test]
+async fn the_camera_runs_while_somebody_watches_and_the_first_viewer_sees_it_at_once() {
+    let camera = Unpluggable::new();
+    let config = format!("{}[control]\nidle_timeout_s = 1\n", camera.config());
+    let demo = Demo::configured(&["--video", "csi"], &config);
+    for starts in 1..=2 {
+        let mut viewer = viewer(&demo, 1).await;
+        assert_eq!(camera.starts(), starts);
+        let seen = viewer.seen();
+        let (offered, first) = (seen.offered.unwrap(), seen.counts.first_frame.unwrap());
+        let took = first.saturating_duration_since(offered);
+        assert!(took < SEEN_WITHIN, "{took:?}");
+        more_frames(&mut viewer, 2).await;
+        assert!(camera.is_running());
+        viewer.leave().await;
+        let deadline = clock::now() + Duration::from_secs(20);
+        while camera.is_running() {
+            assert!(clock::now() < deadline, "it runs for nobody");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_camera_that_never_was_there_is_said_to_be_missing_in_a_picture() {
     let config = "[video]\nwidth = 320\nheight = 180\n";
     let demo = Demo::configured(&["--video", "/dev/no-such-camera"], config);
@@ -133,6 +159,14 @@ async fn a_camera_that_never_was_there_is_said_to_be_missing_in_a_picture() {
     let first = frames.recv().await.expect("a picture");
     assert!(is_notice(&first), "it starts with a keyframe");
     assert_eq!(viewer.seen().counts.picture, Some((320, 180)));
+    let mut watch = crate::support::program::roomcam();
+    watch.args(["watch", demo.url(), "--frames", "2"]);
+    let output = tokio::task::spawn_blocking(move || watch.output()).await;
+    let output = output.unwrap().unwrap();
+    assert!(!output.status.success(), "it is no picture of a camera");
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("waiting for camera: "), "{words}");
+
     let sound = viewer.seen().counts.audio_packets;
     let goes_on = |seen: &Seen| seen.counts.audio_packets > sound + 20;
     until(&mut viewer, "it hears", goes_on).await;
@@ -260,7 +294,7 @@ impl Unpluggable {
         let directory = TempDir::new().unwrap();
         let camera = Self { directory };
         let script = format!(
-            "#!/bin/sh\ncd {}\n[ -e plugged ] || exit 1\necho x >>starts\n\
+            "#!/bin/sh\ncd {}\n[ -e plugged ] || exit 1\necho x >>starts\necho $$ >pid\n\
              while [ -e plugged ]; do\n\
              [ -e hangs ] || head -c 46080 /dev/zero | tr '\\0' 'x'\n\
              sleep 0.05\ndone\nexit 1\n",
@@ -291,6 +325,11 @@ impl Unpluggable {
 
     fn hang(&self) {
         self.write("hangs", "");
+    }
+
+    fn is_running(&self) -> bool {
+        let pid = std::fs::read_to_string(self.directory.path().join("pid")).unwrap_or_default();
+        Path::new("/proc").join(pid.trim()).exists()
     }
 
     fn starts(&self) -> usize {

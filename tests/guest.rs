@@ -289,6 +289,8 @@ async fn a_camera_with_h264_that_falls_silent_gives_way_to_a_notice_and_snapshot
     guest.run("kill $(cat /run/camera.pid)");
     until_waiting(&mut viewer).await;
     next_keyframe(&mut frames, true).await;
+    // The loopback takes no other camera before the daemon has given up on this one.
+    guest.run_until_it_succeeds("! ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q 'video20$'");
     start_camera(&mut guest, "H264", 15);
     next_keyframe(&mut frames, false).await;
     until_more_frames(&mut viewer).await;
@@ -328,6 +330,30 @@ async fn a_busy_camera_is_waited_for_and_its_holder_is_named() {
 
     guest.run("kill $(cat /run/holder)");
     until_more_frames(&mut viewer).await;
+    viewer.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn a_busy_microphone_is_waited_for_and_its_holder_is_named() {
+    let mut guest = Guest::start(&[SOUND_CARD]).await;
+    guest.run(
+        "arecord -D hw:Loopback,0,0 -f S16_LE -r 48000 -c 2 /dev/null >/dev/null 2>&1 & \
+         echo $! >/run/holder",
+    );
+    guest.run_until_it_succeeds("grep -q owner_pid /proc/asound/Loopback/pcm0c/sub0/status");
+    guest.start_daemon(
+        "[video]\nsource = \"none\"\n\
+         [audio]\nsource = \"plughw:CARD=Loopback,DEV=0,SUBDEV=0\"",
+    );
+    let mut viewer = join(&guest).await;
+    let waits = |seen: &Seen| state(seen).is_some_and(|s| s.audio == "waiting");
+    let seen = until(&mut viewer, "is told", waits).await;
+    let detail = state(&seen).map(|s| s.detail.clone()).unwrap_or_default();
+    assert!(detail.contains("is in use by arecord (pid "), "{detail}");
+    guest.run("kill $(cat /run/holder)");
+    let hears = |seen: &Seen| state(seen).is_some_and(|s| s.audio == "live");
+    until(&mut viewer, "hears", hears).await;
     viewer.leave().await;
 }
 

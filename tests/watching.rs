@@ -45,7 +45,7 @@ pub(crate) async fn viewer(demo: &Demo, frames: u64) -> Viewer {
     viewer
 }
 
-pub(crate) async fn join(demo: &Demo) -> Viewer {
+async fn join(demo: &Demo) -> Viewer {
     Viewer::join(&demo.url().parse().unwrap(), None)
         .await
         .unwrap()

@@ -127,6 +127,7 @@ export class SettingsPanel {
   #list;
   #set;
   #rows = new Map();
+  #drawn = '';
 
   /** list: the element to fill · set(control, value): a promise, which rejects where the device refuses. */
   constructor(list, set) {
@@ -136,8 +137,9 @@ export class SettingsPanel {
 
   /** Shows `controls`, and leaves alone what is being set just now. */
   draw(controls) {
-    const ids = controls.map((c) => c.id).join();
-    if (ids !== [...this.#rows.keys()].join()) {
+    const kinds = JSON.stringify(controls.map(({ id, name, type, menu }) => [id, name, type, menu]));
+    if (kinds !== this.#drawn) {
+      this.#drawn = kinds;
       this.#rows = new Map(controls.map((c) => [c.id, new Row(c, (value) => this.#set(c.id, value))]));
       this.#list.replaceChildren(...[...this.#rows.values()].map((row) => row.element));
     }

@@ -20,7 +20,7 @@ use alsa::pcm::{Access, Format, Frames, HwParams, PCM, TstampType};
 use alsa::{Direction, Output, ValueOr};
 use tracing::debug;
 
-use super::{AudioError, AudioSource, MicrophoneInfo, Period, SAMPLE_RATE_HZ};
+use super::{AudioError, AudioSource, MicrophoneInfo, Period, SAMPLE_RATE_HZ, holder};
 use crate::clock;
 
 /// Half an Opus frame: the most that waiting for a whole period adds to the latency.
@@ -322,7 +322,10 @@ fn duration_of(frames: usize) -> Duration {
 fn explain(name: &str, error: alsa::Error) -> AudioError {
     let pcm = name.to_owned();
     match error.errno() {
-        libc::EBUSY => AudioError::Busy { pcm },
+        libc::EBUSY => AudioError::Busy {
+            holder: holder::of(name),
+            pcm,
+        },
         libc::EACCES | libc::EPERM => AudioError::Denied { pcm },
         libc::ENOENT | libc::ENODEV | libc::ENXIO => AudioError::Missing { pcm },
         errno => AudioError::Driver {

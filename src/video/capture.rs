@@ -320,10 +320,6 @@ impl Capture {
             if !is_live {
                 is_live = true;
                 resume = Resume::new();
-                if attempts.live_since.is_none() {
-                    self.desk.publish(source);
-                }
-                attempts.live_since.get_or_insert(now);
                 attempts.was_live = true;
                 self.report(SourceStatus::Live {
                     description: source.description(),
@@ -341,6 +337,11 @@ impl Capture {
                 .handle_frame(&frame, &unit, &packetizer, &self.runtime);
             let size = packetizer.info().map(|info| (info.width, info.height));
             self.stage.show_camera(frame, size);
+            if attempts.live_since.is_none() {
+                attempts.live_since = Some(now);
+                // Some cameras take a while to say what they have: after their first picture.
+                self.desk.publish(source);
+            }
         }
         Ok(Ending::NotWanted)
     }

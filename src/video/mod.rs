@@ -40,7 +40,7 @@ mod effects;
 mod encoder;
 mod font;
 pub mod format;
-mod holder;
+pub(crate) mod holder;
 pub mod jpeg;
 mod metronome;
 pub mod mjpeg;
@@ -173,7 +173,7 @@ pub trait VideoSource: Send {
 #[derive(Debug, thiserror::Error)]
 pub enum VideoError {
     /// Another program holds the device.
-    #[error("camera {} is in use by {}", path.display(), holder.as_deref().unwrap_or("another program"))]
+    #[error("camera {} is in use by {}", path.display(), who(path, holder.as_deref()))]
     Busy {
         /// The device node.
         path: PathBuf,
@@ -255,6 +255,19 @@ pub enum VideoError {
     },
 }
 
+/// Returns who has `path` open. Of other users' processes only root may know what they do.
+fn who(path: &Path, holder: Option<&str>) -> String {
+    holder.map_or_else(
+        || {
+            format!(
+                "another program: `sudo fuser -v {}` names it",
+                path.display()
+            )
+        },
+        str::to_owned,
+    )
+}
+
 impl VideoError {
     /// Returns whether opening the camera again may help. A wrong configuration never heals.
     #[must_use]
@@ -308,7 +321,7 @@ mod tests {
         );
         assert_eq!(
             busy(None).to_string(),
-            "camera /dev/video0 is in use by another program"
+            "camera /dev/video0 is in use by another program: `sudo fuser -v /dev/video0` names it"
         );
     }
 

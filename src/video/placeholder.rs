@@ -1,7 +1,7 @@
 //! The thread that shows a notice while there is no picture of the camera.
 //!
 //! A thread of its own, since the camera's may be held up in a driver. It has an encoder only while
-//! there is a notice, which nobody sets while nobody watches.
+//! there is a notice and somebody who watches.
 
 use std::io;
 use std::sync::Arc;
@@ -47,32 +47,30 @@ impl Placeholder {
         let mut notices = self.stage.notices();
         loop {
             // An error means that whoever asked is gone.
-            let asked = self.request.has_changed().map(|_| self.request.borrow());
-            if asked.map_or(true, |request| request.shutdown) {
+            if self.request.has_changed().is_err() {
+                return;
+            }
+            let asked = self.request.borrow_and_update().clone();
+            if asked.shutdown {
                 return;
             }
             let notice = notices.borrow_and_update().clone();
-            if let Some(notice) = notice {
+            if let Some(notice) = notice.filter(|_| asked.watched) {
                 self.show(notice, &mut notices);
                 continue;
             }
             let request = &mut self.request;
-            let stopped = self.runtime.block_on(async {
+            self.runtime.block_on(async {
+                // An error shows again above.
                 tokio::select! {
-                    changed = notices.changed() => changed.is_err(),
-                    stop = request.wait_for(|request| request.shutdown) => {
-                        drop(stop);
-                        true
-                    }
+                    _ = notices.changed() => {}
+                    _ = request.changed() => {}
                 }
             });
-            if stopped {
-                return;
-            }
         }
     }
 
-    /// Shows notices until there is none.
+    /// Shows notices until there is none, or nobody who would see it.
     fn show(&mut self, mut notice: Notice, notices: &mut watch::Receiver<Option<Notice>>) {
         let (width, height) = self.size();
         let mut encoder = OpenH264::new(FPS, BITRATE_BPS);
@@ -96,22 +94,21 @@ impl Placeholder {
                 self.stage.show_notice(frame);
             }
             let request = &mut self.request;
-            let go_on = self.runtime.block_on(async {
+            let has_ended = self.runtime.block_on(async {
                 tokio::select! {
-                    changed = notices.changed() => changed.is_ok(),
-                    asked = request.wait_for(|request| {
-                        request.shutdown || request.keyframe_serial != keyframe_serial
-                    }) => asked.is_ok_and(|request| !request.shutdown),
-                    () = tokio::time::sleep(INTERVAL) => true,
+                    changed = notices.changed() => changed.is_err(),
+                    changed = request.changed() => changed.is_err(),
+                    () = tokio::time::sleep(INTERVAL) => false,
                 }
             });
-            let Some(next) = notices.borrow_and_update().clone().filter(|_| go_on) else {
+            let asked = self.request.borrow_and_update().clone();
+            let next = notices.borrow_and_update().clone();
+            let Some(next) = next.filter(|_| asked.watched && !asked.shutdown && !has_ended) else {
                 return;
             };
             notice = next;
-            let serial = self.request.borrow().keyframe_serial;
-            if serial != keyframe_serial {
-                keyframe_serial = serial;
+            if asked.keyframe_serial != keyframe_serial {
+                keyframe_serial = asked.keyframe_serial;
                 encoder.request_keyframe();
             }
         }
