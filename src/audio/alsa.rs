@@ -371,7 +371,7 @@ mod tests {
         let text = |errno| explain("hw:1", alsa::Error::new("snd_pcm_open", errno)).to_string();
         assert_eq!(
             text(libc::EBUSY),
-            "microphone hw:1 is in use by another program"
+            "microphone hw:1 is in use by another program: `sudo fuser -v /dev/snd/*` names it"
         );
         assert_eq!(text(libc::ENODEV), "microphone hw:1 is not present");
         assert!(text(libc::EACCES).contains("group `audio`"));

@@ -92,11 +92,14 @@ pub fn open(config: &config::Audio) -> Result<Box<dyn AudioSource>, AudioError> 
     }
 }
 
+/// Who records, where that cannot be known: a service sees no other processes.
+const HIDDEN_HOLDER: &str = "another program: `sudo fuser -v /dev/snd/*` names it";
+
 /// Why there is no sound. Each message names the device and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum AudioError {
     /// Another program holds the device.
-    #[error("microphone {pcm} is in use by {}", holder.as_deref().unwrap_or("another program"))]
+    #[error("microphone {pcm} is in use by {}", holder.as_deref().unwrap_or(HIDDEN_HOLDER))]
     Busy {
         /// As configured.
         pcm: String,

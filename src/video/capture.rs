@@ -52,9 +52,10 @@ const PROVEN: Duration = Duration::from_secs(5);
 /// Longest sleep in one go between two attempts, so that a stop is noticed.
 const LONGEST_NAP: Duration = Duration::from_millis(100);
 
-/// How long a live camera may be silent before viewers are told: they are to know within a second. Some
-/// cameras pause for so long when their exposure changes; then the notice is gone as soon as it came.
-const SHORTEST_SILENCE: Duration = Duration::from_millis(900);
+/// How long a live camera may be silent before viewers are told: they are to know within a second, of
+/// which a wait for the camera takes up to 0.2. Some cameras pause for so long when their exposure
+/// changes; then the notice is gone as soon as it came.
+const SHORTEST_SILENCE: Duration = Duration::from_millis(750);
 
 /// The same in pictures, for slow cameras.
 const SILENT_PICTURES: u32 = 3;
@@ -446,10 +447,13 @@ mod tests {
         }
     }
 
-    /// Delivers a keyframe, then deltas; fails after so many frames.
+    /// Delivers a keyframe, then deltas; fails after so many frames, or pauses once.
     struct Scripted {
         record: Arc<Record>,
         delivered: usize,
+        pauses_after: usize,
+        paused_at: Option<Instant>,
+        keyframe_wanted: bool,
         fails_after: usize,
         fails_with: fn() -> VideoError,
     }
@@ -459,7 +463,15 @@ mod tests {
             if self.delivered == self.fails_after {
                 return Err((self.fails_with)());
             }
-            let data = if self.delivered == 0 { KEYFRAME } else { DELTA };
+            if self.delivered == self.pauses_after {
+                let paused_at = *self.paused_at.get_or_insert_with(clock::now);
+                if clock::now() - paused_at < SHORTEST_SILENCE * 3 / 2 {
+                    thread::sleep(Duration::from_millis(20));
+                    return Ok(None);
+                }
+            }
+            let is_keyframe = self.delivered == 0 || std::mem::take(&mut self.keyframe_wanted);
+            let data = if is_keyframe { KEYFRAME } else { DELTA };
             self.delivered += 1;
             thread::sleep(Duration::from_millis(1));
             Ok(Some(AccessUnit {
@@ -477,6 +489,7 @@ mod tests {
         }
 
         fn request_keyframe(&mut self) {
+            self.keyframe_wanted = true;
             self.record.asked.lock().unwrap().push("keyframe".into());
         }
 
@@ -510,6 +523,7 @@ mod tests {
         Fails(VideoError),
         WorksFor(usize),
         StallsAfter(usize),
+        PausesAfter(usize),
     }
 
     struct Bench {
@@ -550,7 +564,12 @@ mod tests {
             let open = move |settings: &config::Video| {
                 shared.asked_for(settings);
                 shared.opened.fetch_add(1, Ordering::SeqCst);
+                let mut pauses_after = usize::MAX;
                 let (fails_after, fails_with): (_, fn() -> _) = match attempts.pop_front() {
+                    Some(Attempt::PausesAfter(frames)) => {
+                        pauses_after = frames;
+                        (usize::MAX, unplugged)
+                    }
                     Some(Attempt::Fails(error)) => return Err(error),
                     Some(Attempt::WorksFor(frames)) => (frames, unplugged),
                     Some(Attempt::StallsAfter(frames)) => (frames, stalled),
@@ -560,6 +579,9 @@ mod tests {
                 Ok(Box::new(Scripted {
                     record: Arc::clone(&shared),
                     delivered: 0,
+                    pauses_after,
+                    paused_at: None,
+                    keyframe_wanted: false,
                     fails_after,
                     fails_with,
                 }) as Box<dyn VideoSource>)
@@ -644,6 +666,22 @@ mod tests {
         let keyframes: Vec<bool> = (0..5).map(|_| bench.next_frame().is_keyframe).collect();
         assert_eq!(keyframes, [true, false, false, true, false]);
         assert_eq!(bench.record.opened.load(Ordering::SeqCst), 3);
+        bench.ask(|r| r.shutdown = true);
+        bench.join();
+    }
+
+    #[test]
+    fn a_camera_that_pauses_is_said_to_and_goes_on_with_a_keyframe_without_being_opened_anew() {
+        let mut bench = Bench::with([Attempt::PausesAfter(3)]);
+        bench.ask(|r| r.run = true);
+        bench.wait_until_live();
+        let status = bench.wait_for(|s| matches!(s, SourceStatus::Waiting { .. }));
+        let reason = "camera scripted camera sends no pictures".to_owned();
+        assert_eq!(status, SourceStatus::Waiting { reason });
+        bench.wait_until_live();
+        let keyframes: Vec<bool> = (0..5).map(|_| bench.next_frame().is_keyframe).collect();
+        assert_eq!(keyframes, [true, false, false, true, false]);
+        assert_eq!(bench.record.opened.load(Ordering::SeqCst), 1);
         bench.ask(|r| r.shutdown = true);
         bench.join();
     }
