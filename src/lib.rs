@@ -30,7 +30,8 @@
 //!  room server ◀─WebSocket─▶ signaling::link ── RoomEvent / RoomMessage ──▶ engine
 //!  keyframe wanted (coalesced), camera off ──▶ CaptureRequest (watch) ──▶ capture threads
 //!  a viewer's Opus ──▶ engine: may it speak? ──▶ bounded queue ──▶ talkback (thread) ─ALSA─▶ loudspeaker
-//!  CaptureStatus, DeviceState ──▶ control channel ──▶ every viewer
+//!  settings, snapshots ──▶ video::desk (mpsc) ──▶ the open camera
+//!  CaptureStatus, DeviceState, Control ──▶ control channel ──▶ every viewer
 //! ```
 //!
 //! # Rules

@@ -10,6 +10,8 @@ use crate::support::chromium::{Addresses, Chromium, PATIENCE, Setup};
 use crate::support::demo::Demo;
 use crate::support::islands::{Relay, SECRET};
 
+mod camera;
+
 pub(crate) static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Half a second of the demo's tone is louder, half a second of silence is not.

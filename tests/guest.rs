@@ -10,13 +10,17 @@ use std::process::Command;
 use std::time::Duration;
 
 use roomcam::clock;
+use roomcam::video::mjpeg::Mjpeg;
+use roomcam::watch::depacketize::AccessUnit;
 use roomcam::watch::invitation::Invitation;
 use roomcam::watch::protocol::{Command as Control, DeviceState};
 use roomcam::watch::seen::Seen;
 use roomcam::watch::viewer::Viewer;
 use serde_json::Value;
+use tokio::sync::mpsc;
 
 use crate::speaking::{MICROPHONE, TALK, tone_in, wait_for_notice};
+use crate::camera::is_notice;
 use crate::support::chromium::{Chromium, Setup};
 use crate::support::guest::{Guest, PATIENCE};
 
@@ -233,6 +237,85 @@ async fn a_camera_that_was_unplugged_comes_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the guest: scripts/test"]
+async fn what_is_set_reaches_the_driver_and_is_set_again_after_a_replug() {
+    let mut guest = Guest::start(&[VIVID]).await;
+    guest.start_daemon(&format!("{}{NO_SOUND}", video("vivid")));
+    let (mut viewer, mut frames) = join_with_frames(&guest).await;
+    let has = |id: &'static str| move |seen: &Seen| seen.controls.iter().any(|c| c.id == id);
+    let seen = until(&mut viewer, "is told", has("brightness")).await;
+    let ids: Vec<_> = seen.controls.iter().map(|c| c.id.as_str()).collect();
+    for id in ["contrast", "saturation", "hue", "gain_automatic", "gain"] {
+        assert!(ids.contains(&id), "{ids:?}");
+    }
+    let brightness = |guest: &mut Guest| {
+        let said = guest.run("v4l2-ctl -d /dev/video0 -C brightness,gain_automatic");
+        said.split_whitespace()
+            .filter_map(|n| n.parse().ok())
+            .collect::<Vec<i64>>()
+    };
+    assert_eq!(set(&viewer, "brightness", 200).await, Ok(200));
+    assert_eq!(set(&viewer, "gain_automatic", 0).await, Ok(0));
+    assert_eq!(brightness(&mut guest), [200, 0]);
+    let refused = set(&viewer, "brightness", 256).await.unwrap_err();
+    assert_eq!(refused, "brightness takes 0 to 255, not 256");
+    assert_eq!(set(&viewer, "gain", 7).await, Ok(7));
+    assert_eq!(set(&viewer, "gain_automatic", 1).await, Ok(1));
+    let refused = set(&viewer, "gain", 8).await.unwrap_err();
+    assert!(refused.contains("gain has no effect now"), "{refused}");
+
+    guest.run("echo vivid.0 >/sys/bus/platform/drivers/vivid/unbind");
+    until_waiting(&mut viewer).await;
+    next_keyframe(&mut frames, true).await;
+    assert!(viewer.seen().controls.is_empty());
+    guest.run("echo vivid.0 >/sys/bus/platform/drivers/vivid/bind");
+    let returned = clock::now();
+    next_keyframe(&mut frames, false).await;
+    let waited = clock::now() - returned;
+    assert!(waited < BACK_WITHIN, "{waited:?}");
+    until(&mut viewer, "is told", has("brightness")).await;
+    assert_eq!(brightness(&mut guest), [200, 1]);
+    viewer.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn a_camera_with_h264_that_falls_silent_gives_way_to_a_notice_and_snapshots_are_decoded() {
+    let mut guest = Guest::start(&[LOOPBACK]).await;
+    start_camera(&mut guest, "H264", 15);
+    guest.start_daemon(&format!("{}{NO_SOUND}", video("/dev/video20")));
+    let (mut viewer, mut frames) = join_with_frames(&guest).await;
+    until(&mut viewer, "sees", |seen| seen.counts.frames >= 20).await;
+    assert_eq!(snapshot(&mut viewer).await, (320, 180));
+
+    guest.run("kill $(cat /run/camera.pid)");
+    until_waiting(&mut viewer).await;
+    next_keyframe(&mut frames, true).await;
+    // The loopback takes no other camera before the daemon has given up on this one.
+    guest.run_until_it_succeeds("! ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q 'video20$'");
+    start_camera(&mut guest, "H264", 15);
+    next_keyframe(&mut frames, false).await;
+    until_more_frames(&mut viewer).await;
+    viewer.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn a_snapshot_of_a_jpeg_camera_is_its_own_picture_and_of_a_raw_one_encoded() {
+    for (module, source) in [(VIVID, "vivid"), (LOOPBACK, "/dev/video20")] {
+        let mut guest = Guest::start(&[module]).await;
+        if module == LOOPBACK {
+            start_camera(&mut guest, "MJPG", 5);
+        }
+        guest.start_daemon(&format!("{}{NO_SOUND}", video(source)));
+        let mut viewer = join(&guest).await;
+        until_more_frames(&mut viewer).await;
+        assert_eq!(snapshot(&mut viewer).await, (320, 180), "{source}");
+        viewer.leave().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
 async fn a_busy_camera_is_waited_for_and_its_holder_is_named() {
     let mut guest = Guest::start(&[VIVID]).await;
     guest.run("v4l2-ctl -d /dev/video0 --stream-mmap >/dev/null 2>&1 & echo $! >/run/holder");
@@ -248,6 +331,30 @@ async fn a_busy_camera_is_waited_for_and_its_holder_is_named() {
 
     guest.run("kill $(cat /run/holder)");
     until_more_frames(&mut viewer).await;
+    viewer.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn a_busy_microphone_is_waited_for_and_its_holder_is_named() {
+    let mut guest = Guest::start(&[SOUND_CARD]).await;
+    guest.run(
+        "arecord -D hw:Loopback,0,0 -f S16_LE -r 48000 -c 2 /dev/null >/dev/null 2>&1 & \
+         echo $! >/run/holder",
+    );
+    guest.run_until_it_succeeds("grep -q owner_pid /proc/asound/Loopback/pcm0c/sub0/status");
+    guest.start_daemon(
+        "[video]\nsource = \"none\"\n\
+         [audio]\nsource = \"plughw:CARD=Loopback,DEV=0,SUBDEV=0\"",
+    );
+    let mut viewer = join(&guest).await;
+    let waits = |seen: &Seen| state(seen).is_some_and(|s| s.audio == "waiting");
+    let seen = until(&mut viewer, "is told", waits).await;
+    let detail = state(&seen).map(|s| s.detail.clone()).unwrap_or_default();
+    assert!(detail.contains("is in use by arecord (pid "), "{detail}");
+    guest.run("kill $(cat /run/holder)");
+    let hears = |seen: &Seen| state(seen).is_some_and(|s| s.audio == "live");
+    until(&mut viewer, "hears", hears).await;
     viewer.leave().await;
 }
 
@@ -423,6 +530,50 @@ pub(crate) async fn until(
 pub(crate) async fn until_more_frames(viewer: &mut Viewer) {
     let goal = viewer.seen().counts.frames + 10;
     until(viewer, "sees again", |seen| seen.counts.frames >= goal).await;
+}
+
+/// The same, with a channel that its frames come out of.
+async fn join_with_frames(guest: &Guest) -> (Viewer, mpsc::Receiver<AccessUnit>) {
+    let (sender, frames) = mpsc::channel(1_024);
+    let invitation: Invitation = guest.url().parse().expect("the guest's own URL");
+    let viewer = Viewer::join(&invitation, Some(sender)).await;
+    (viewer.expect("the room is open"), frames)
+}
+
+/// Waits for a keyframe that is a notice, or that is none.
+async fn next_keyframe(frames: &mut mpsc::Receiver<AccessUnit>, notice: bool) {
+    let wait = async {
+        loop {
+            let unit = frames.recv().await.expect("the viewer lives");
+            if unit.is_keyframe && is_notice(&unit) == notice {
+                return;
+            }
+        }
+    };
+    let found = tokio::time::timeout(PATIENCE, wait).await;
+    found.unwrap_or_else(|_| panic!("no such picture came (a notice: {notice})"));
+}
+
+/// Sets a control; returns what it is now, or why not.
+async fn set(viewer: &Viewer, control: &'static str, value: i64) -> Result<i64, String> {
+    let reply = viewer.command(Control::SetControl { control, value }).await;
+    let reply = reply.expect("a reply");
+    reply
+        .value
+        .ok_or_else(|| reply.error.expect("a refusal").message)
+}
+
+/// Takes a snapshot and decodes it; returns its size.
+async fn snapshot(viewer: &mut Viewer) -> (u32, u32) {
+    let reply = viewer.command(Control::Snapshot).await.expect("a reply");
+    let announced = reply
+        .snapshot
+        .unwrap_or_else(|| panic!("{:?}", reply.error));
+    let is_here = |seen: &Seen| seen.file.len() == announced.bytes;
+    let seen = until(viewer, "has all of it", is_here).await;
+    let mut decoder = Mjpeg::new(320, 180);
+    decoder.decode(&seen.file).expect("a JPEG picture");
+    (announced.width, announced.height)
 }
 
 /// Waits until the device tells that its camera is waited for; returns why.

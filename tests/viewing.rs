@@ -403,3 +403,45 @@ fn junk_datagrams_end_nothing() {
     simulation.run(SECOND);
     assert_eq!(simulation.whole_frames(), simulation.frames_sent());
 }
+
+#[test]
+fn a_file_arrives_whole_beside_pictures_that_are_not_late_for_it() {
+    for (seed, loss_percent) in [(30, 0), (31, 5)] {
+        let mut simulation = connected(seed);
+        let file: Vec<u8> = (0..300_000_u32).map(|i| i.to_le_bytes()[1]).collect();
+        let now = simulation.now;
+        simulation.path.loss_percent = loss_percent;
+        simulation
+            .viewer
+            .send_file("announced", file.clone().into(), now);
+        assert!(simulation.viewer.is_receiving());
+        simulation.stream(2 * SECOND);
+        let delay = simulation.path.delay;
+        let lates = simulation
+            .received
+            .iter()
+            .filter(|p| p.marker && p.ssrc == VIDEO);
+        let count = lates.count();
+        assert!(count >= 55, "{count} pictures in two seconds");
+        assert!(delay < FRAME);
+        simulation.stream(8 * SECOND);
+        simulation.run(SECOND);
+        assert_eq!(simulation.control, ["announced"]);
+        assert!(simulation.file == file, "{} bytes", simulation.file.len());
+        assert!(!simulation.viewer.is_receiving());
+    }
+}
+
+#[test]
+fn a_file_waits_while_nothing_gets_through_and_does_not_pile_up() {
+    let mut simulation = connected(32);
+    let now = simulation.now;
+    let file = vec![7; 100_000];
+    simulation.viewer.send_file("announced", file.into(), now);
+    simulation.path.up = false;
+    simulation.run(SECOND);
+    assert!(simulation.viewer.is_receiving());
+    simulation.path.up = true;
+    let is_whole = |s: &Simulation| s.file.len() == 100_000;
+    assert!(simulation.run_while_not(20 * SECOND, is_whole));
+}

@@ -31,12 +31,12 @@ const WHILE_NOTHING: Duration = Duration::from_millis(500);
 const SMALL: &str = "[video]\nwidth = 320\nheight = 180\n";
 
 /// A demonstration with a configuration.
-fn demo(configuration: &str) -> Demo {
+pub(crate) fn demo(configuration: &str) -> Demo {
     Demo::configured(&[], &format!("{SMALL}{configuration}"))
 }
 
 /// A viewer that has come to see `frames`.
-async fn viewer(demo: &Demo, frames: u64) -> Viewer {
+pub(crate) async fn viewer(demo: &Demo, frames: u64) -> Viewer {
     let mut viewer = join(demo).await;
     until(&mut viewer, "frames come", |seen| {
         seen.counts.frames >= frames
@@ -51,7 +51,11 @@ async fn join(demo: &Demo) -> Viewer {
         .unwrap()
 }
 
-async fn until(viewer: &mut Viewer, what: &str, condition: impl FnMut(&Seen) -> bool) -> Seen {
+pub(crate) async fn until(
+    viewer: &mut Viewer,
+    what: &str,
+    condition: impl FnMut(&Seen) -> bool,
+) -> Seen {
     match viewer.until(PATIENCE, condition).await {
         Ok(seen) => seen,
         Err(seen) => panic!("waited in vain until {what}: {seen:#?}"),
@@ -59,7 +63,7 @@ async fn until(viewer: &mut Viewer, what: &str, condition: impl FnMut(&Seen) -> 
 }
 
 /// Waits for so many frames more.
-async fn more_frames(viewer: &mut Viewer, more: u64) -> Seen {
+pub(crate) async fn more_frames(viewer: &mut Viewer, more: u64) -> Seen {
     let wanted = viewer.seen().counts.frames + more;
     until(viewer, "more frames come", |s| s.counts.frames >= wanted).await
 }

@@ -11,6 +11,8 @@
 // shows of the device is what the device said in its last `state`, never what was asked for.
 // It asks for no camera of the viewer's, and for the microphone only when the button is pressed.
 
+import { Incoming, SettingsPanel, fileName, merged, save } from './camera.js';
+
 const PROTOCOL = 1;
 
 /** Delays before the next attempt, in ms: the ceiling doubles from the first to the longest. */
@@ -110,6 +112,11 @@ function liveWords(state, picture, frozen, speaking) {
   if (frozen) return { tone: 'busy', words: 'The picture stands still: asking for a new one…' };
   if (!picture) return { tone: 'busy', words: 'Waiting for the picture…' };
   return { tone: 'live', words: `Live${soundWords(state, speaking)}` };
+}
+
+/** Whether there is something to look at: while a camera is waited for, the device sends a picture that says why. */
+function showsPicture(state) {
+  return state?.video === 'live' || state?.video === 'waiting';
 }
 
 function soundWords(state, speaking) {
@@ -363,6 +370,10 @@ class Media {
   watchdog = null;
   /** The device's last `state` message. */
   state = null;
+  /** What can be set of the camera. */
+  controls = [];
+  /** The snapshot that is coming. */
+  #incoming = null;
   #on;
   #offer;
   #control;
@@ -379,6 +390,7 @@ class Media {
     this.#sound = pc.addTransceiver('audio', { direction: 'sendrecv' });
     preferH264(pc.addTransceiver('video', { direction: 'recvonly' }));
     this.#control = pc.createDataChannel('control');
+    this.#control.binaryType = 'arraybuffer';
     this.#control.onopen = () => on.changed();
     this.#control.onmessage = ({ data }) => this.#hear(data);
     // The device ended it; ICE would notice seconds later.
@@ -448,6 +460,12 @@ class Media {
     await this.pc.addIceCandidate(candidate).catch(() => {});
   }
 
+  /** Asks for the newest picture; resolves with the file, rejects with words. */
+  async snapshot() {
+    await this.command({ type: 'snapshot' });
+    return this.#incoming.file;
+  }
+
   /** Sends a command; resolves once the device accepted it, rejects with words. */
   command(command) {
     if (!this.controllable) return Promise.reject(new Error('The device is not connected'));
@@ -472,9 +490,14 @@ class Media {
       reject(new Error('The connection was lost'));
     }
     this.#replies.clear();
+    this.#incoming?.fail('The connection was lost');
   }
 
   #hear(data) {
+    if (typeof data !== 'string') {
+      this.#incoming?.piece(data);
+      return;
+    }
     let message = null;
     try { message = JSON.parse(data); } catch { /* not of this version: ignored */ }
     if (message === null || typeof message !== 'object') return;
@@ -484,8 +507,15 @@ class Media {
     } else if (message.type === 'talking_ended') {
       this.#on.talkingEnded(sentence(message.message) || 'You are not heard any more');
     }
+    const controls = merged(this.controls, message);
+    if (controls !== null) {
+      this.controls = controls;
+      this.#on.changed();
+    }
     const waiting = this.#replies.get(message.id);
     if (waiting === undefined) return;
+    // Its pieces come next.
+    if (message.snapshot) this.#incoming = new Incoming(message.snapshot);
     this.#replies.delete(message.id);
     clearTimeout(waiting.timer);
     if (message.ok === true) waiting.accept();
@@ -594,7 +624,7 @@ class Session {
   #trouble = '';
   #replacing = 0;
   #looking;
-  #videoWasLive = false;
+  #videoWasShown = false;
 
   /** on: track(track), awaitPicture(shown), changed(), notice(words), ended(words). */
   constructor(room, key, on) {
@@ -653,7 +683,7 @@ class Session {
 
   #newMedia() {
     this.picture = false;
-    this.#videoWasLive = false;
+    this.#videoWasShown = false;
     const media = new Media({
       candidate: (candidate) => this.room.send({ type: 'candidate', candidate }),
       track: (track) => this.#on.track(track),
@@ -748,10 +778,10 @@ class Session {
       this.#served = true;
       this.#trouble = '';
     }
-    const live = media.state?.video === 'live';
-    if (live && !this.#videoWasLive) this.picture = false;
-    if ((live || media.state === null) && !this.picture) this.#awaitPicture();
-    this.#videoWasLive = live;
+    const shown = showsPicture(media.state);
+    if (shown && !this.#videoWasShown) this.picture = false;
+    if ((shown || media.state === null) && !this.picture) this.#awaitPicture();
+    this.#videoWasShown = shown;
     if (media.status === 'lost') this.#replace();
     this.#on.changed();
   }
@@ -898,7 +928,7 @@ function page() {
 
     // A connection that may come back keeps its last picture; the words say that it is one.
     const connected = view.media === 'connected' || view.media === 'shaky';
-    const covered = !connected || !view.picture || (state !== null && state.video !== 'live');
+    const covered = !connected || !view.picture || (state !== null && !showsPicture(state));
     $('cover').hidden = !covered;
     put($('cover-words'), words);
     icon($('cover'), state?.camera === false ? 'camera-off' : 'camera');
@@ -909,6 +939,8 @@ function page() {
     $('camera').disabled = !controllable || state.video === 'none';
     face($('mute'), state?.muted ? 'Unmute' : 'Mute', state?.muted ? 'mic-off' : 'mic', state?.muted);
     const off = state?.camera === false;
+    $('snapshot').disabled = !controllable || state.video !== 'live' || snapshotComes;
+    drawSettings(inside ? session.media.controls : []);
     face($('camera'), off ? 'Start camera' : 'Stop camera', off ? 'camera-off' : 'camera', off);
     drawTalk(controllable && state, session?.talk.status ?? 'off');
     drawFigures();
@@ -923,6 +955,36 @@ function page() {
     $('talk').setAttribute('aria-pressed', String(status !== 'off'));
     $('talk').dataset.talking = String(status === 'on');
     put($('talk').querySelector('span'), TALK_WORDS[status]);
+  };
+
+  // ---- the camera's settings and snapshots
+
+  let snapshotComes = false;
+  const snapshot = async () => {
+    snapshotComes = true;
+    draw();
+    try {
+      save(await session.media.snapshot(), fileName($('room').value, new Date()));
+    } catch (error) {
+      notice(error.message);
+    }
+    snapshotComes = false;
+    draw();
+  };
+
+  const panel = new SettingsPanel($('settings-list'), (control, value) => command({ type: 'set_control', control, value }));
+
+  const drawSettings = (controls) => {
+    $('settings').hidden = controls.length === 0;
+    if (controls.length === 0 && !$('settings-panel').hidden) showSettings(false);
+    panel.draw(controls);
+  };
+
+  const showSettings = (shown) => {
+    $('settings-panel').hidden = !shown;
+    $('settings').setAttribute('aria-expanded', String(shown));
+    if (shown) $('settings-panel').focus();
+    else ($('settings').hidden ? $('stage') : $('settings')).focus();
   };
 
   const face = (button, words, name, off) => {
@@ -956,6 +1018,11 @@ function page() {
   });
   $('mute').addEventListener('click', () => command({ type: 'set_muted', muted: !session.media.state.muted }));
   $('camera').addEventListener('click', () => command({ type: 'set_camera', on: !session.media.state.camera }));
+  $('snapshot').addEventListener('click', snapshot);
+  $('settings').addEventListener('click', () => showSettings($('settings-panel').hidden));
+  $('settings-close').addEventListener('click', () => showSettings(false));
+  $('settings-reset').addEventListener('click', () => command({ type: 'reset_controls' }));
+  $('settings-panel').addEventListener('keydown', ({ key }) => { if (key === 'Escape') showSettings(false); });
   $('leave').addEventListener('click', () => session?.leave(''));
 
   // Held by a finger, the mouse, the space bar or Enter; whatever takes the page away lets it go.
@@ -1029,6 +1096,8 @@ function page() {
     get state() { return session?.media.state ?? null; },
     /** Whether the viewer speaks: 'off', 'opening' or 'on'. */
     get talk() { return session?.talk.status ?? 'off'; },
+    /** What can be set of the camera, as the device told it last. */
+    get controls() { return session?.media.controls ?? []; },
     /** The words of the status region, and their tone. */
     get status() { return statusOf(session?.view ?? { room: 'none', ended }); },
     /** performance.now() of the first: pressedAt, joinedAt, offeredAt, answeredAt, connectedAt, firstFrameAt. */

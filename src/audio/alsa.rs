@@ -20,7 +20,7 @@ use alsa::pcm::{Access, Format, Frames, HwParams, PCM, TstampType};
 use alsa::{Direction, Output, ValueOr};
 use tracing::debug;
 
-use super::{AudioError, AudioSource, MicrophoneInfo, Period, SAMPLE_RATE_HZ};
+use super::{AudioError, AudioSource, MicrophoneInfo, Period, SAMPLE_RATE_HZ, holder};
 use crate::clock;
 
 /// Half an Opus frame: the most that waiting for a whole period adds to the latency.
@@ -322,7 +322,10 @@ fn duration_of(frames: usize) -> Duration {
 fn explain(name: &str, error: alsa::Error) -> AudioError {
     let pcm = name.to_owned();
     match error.errno() {
-        libc::EBUSY => AudioError::Busy { pcm },
+        libc::EBUSY => AudioError::Busy {
+            holder: holder::of(name),
+            pcm,
+        },
         libc::EACCES | libc::EPERM => AudioError::Denied { pcm },
         libc::ENOENT | libc::ENODEV | libc::ENXIO => AudioError::Missing { pcm },
         errno => AudioError::Driver {
@@ -368,7 +371,7 @@ mod tests {
         let text = |errno| explain("hw:1", alsa::Error::new("snd_pcm_open", errno)).to_string();
         assert_eq!(
             text(libc::EBUSY),
-            "microphone hw:1 is in use by another program"
+            "microphone hw:1 is in use by another program: `sudo fuser -v /dev/snd/*` names it"
         );
         assert_eq!(text(libc::ENODEV), "microphone hw:1 is not present");
         assert!(text(libc::EACCES).contains("group `audio`"));

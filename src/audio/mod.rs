@@ -18,6 +18,7 @@ use crate::config;
 mod alsa;
 pub mod capture;
 pub mod framer;
+mod holder;
 mod opus;
 mod tone;
 
@@ -91,14 +92,19 @@ pub fn open(config: &config::Audio) -> Result<Box<dyn AudioSource>, AudioError> 
     }
 }
 
+/// Who records, where that cannot be known: a service sees no other processes.
+const HIDDEN_HOLDER: &str = "another program: `sudo fuser -v /dev/snd/*` names it";
+
 /// Why there is no sound. Each message names the device and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum AudioError {
     /// Another program holds the device.
-    #[error("microphone {pcm} is in use by another program")]
+    #[error("microphone {pcm} is in use by {}", holder.as_deref().unwrap_or(HIDDEN_HOLDER))]
     Busy {
         /// As configured.
         pcm: String,
+        /// Name and id of the process that records, where that can be known.
+        holder: Option<String>,
     },
     /// This user may not open it.
     #[error("microphone {pcm} may not be opened: add this program's user to the group `audio`")]

@@ -4,6 +4,7 @@
 
 use serde::Serialize;
 
+pub mod camera;
 pub mod demand;
 pub mod protocol;
 
@@ -25,7 +26,12 @@ impl DeviceState {
         match *command {
             Command::SetCamera { on } => Self { camera: on, ..self },
             Command::SetMuted { muted } => Self { muted, ..self },
-            Command::RequestKeyframe | Command::SetTalking { .. } => self,
+            Command::RequestKeyframe
+            | Command::SetTalking { .. }
+            | Command::ListControls
+            | Command::SetControl { .. }
+            | Command::ResetControls
+            | Command::Snapshot => self,
         }
     }
 }

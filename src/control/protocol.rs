@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Report;
 use crate::config::Secret;
+use super::camera::{ControlId, Task};
 
 /// Longest control message accepted, in bytes. A browser has no reason to send more.
 pub const MAX_MESSAGE_BYTES: usize = 4_096;
@@ -49,6 +50,36 @@ pub enum Command {
         #[serde(default)]
         key: Secret,
     },
+    /// Tell what can be set of the camera.
+    ListControls,
+    /// Set one of the camera's controls.
+    SetControl {
+        /// Which.
+        control: ControlId,
+        /// To what.
+        value: i64,
+    },
+    /// Set all of the camera's controls to their defaults.
+    ResetControls,
+    /// Send the newest picture as a JPEG file.
+    Snapshot,
+}
+
+impl Command {
+    /// Returns what the open camera is to do, if it is the camera that is asked.
+    #[must_use]
+    pub const fn camera_task(&self) -> Option<Task> {
+        match *self {
+            Self::RequestKeyframe
+            | Self::SetCamera { .. }
+            | Self::SetMuted { .. }
+            | Self::SetTalking { .. } => None,
+            Self::ListControls => Some(Task::List),
+            Self::SetControl { control, value } => Some(Task::Set { control, value }),
+            Self::ResetControls => Some(Task::Reset),
+            Self::Snapshot => Some(Task::Snapshot),
+        }
+    }
 }
 
 /// A control message that is not a command.
@@ -160,7 +191,7 @@ mod tests {
 
     #[test]
     fn parses_the_documented_examples() {
-        let parsed = |text| parse(Some(text)).unwrap();
+        let parsed = |text: &str| parse(Some(text)).unwrap();
         let mute = parsed(r#"{"id":7,"type":"set_muted","muted":true}"#);
         assert_eq!(
             (mute.id, mute.command),
@@ -178,6 +209,28 @@ mod tests {
         assert_eq!((speak.id, speak.command), (10, talk(true, "")));
         let with_key = parsed(r#"{"id":11,"type":"set_talking","on":true,"key":"k"}"#);
         assert_eq!(with_key.command, talk(true, "k"));
+        let set = parsed(r#"{"id":10,"type":"set_control","control":"brightness","value":140}"#);
+        let task = Task::Set {
+            control: ControlId::Brightness,
+            value: 140,
+        };
+        assert_eq!((set.id, set.command.camera_task()), (10, Some(task)));
+        for (name, task) in [
+            ("list_controls", Task::List),
+            ("reset_controls", Task::Reset),
+            ("snapshot", Task::Snapshot),
+        ] {
+            let message = format!(r#"{{"id":11,"type":"{name}"}}"#);
+            assert_eq!(parsed(&message).command.camera_task(), Some(task));
+        }
+    }
+
+    #[test]
+    fn a_control_that_nobody_knows_is_refused_with_those_that_there_are() {
+        let message = r#"{"id":3,"type":"set_control","control":"secret","value":1}"#;
+        let reply = parse(Some(message)).unwrap_err().reply();
+        assert!(reply.contains("unknown variant `secret`"), "{reply}");
+        assert!(reply.contains("`brightness`"), "{reply}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::rtp::{AudioFrame, VideoFrame};
 use crate::signaling::{RoomEvent, RoomIndex};
 use crate::talkback::player::{self, Player};
 use crate::video::capture::CaptureRequest;
+use crate::video::desk::{self, desk};
 use crate::{audio, video};
 
 /// Video frames between capture and engine. The engine takes each at once; a sixth of a second at
@@ -87,6 +88,7 @@ pub(super) struct CaptureChannels {
     video_request: watch::Sender<CaptureRequest>,
     audio_request: watch::Sender<AudioRequest>,
     player: Player,
+    camera: desk::Client,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -107,6 +109,7 @@ impl CaptureChannels {
             video_request: self.video_request,
             audio_request: self.audio_request,
             player: self.player,
+            camera: self.camera,
             pulse,
             shutdown: self.shutdown,
         }
@@ -124,12 +127,7 @@ pub(super) fn start_capture(
     let (audio_tx, audio) = broadcast::channel(AUDIO_QUEUE);
     let (video_status_tx, video_status) = watch::channel(SourceStatus::Off);
     let (audio_status_tx, audio_status) = watch::channel(SourceStatus::Off);
-    let (video_request, video_requests) = watch::channel(CaptureRequest {
-        run: false,
-        shutdown: false,
-        bitrate_bps: 0,
-        keyframe_serial: 0,
-    });
+    let (video_request, video_requests) = watch::channel(CaptureRequest::default());
     let (audio_request, audio_requests) = watch::channel(AudioRequest {
         run: false,
         muted: config.control.muted,
@@ -137,6 +135,7 @@ pub(super) fn start_capture(
     });
     let (video_settings, video_configured) = watch::channel(config.video.clone());
     let (audio_settings, audio_configured) = watch::channel(config.audio.clone());
+    let (camera_desk, client) = desk();
     let (camera, microphone) = (Progress::default(), Progress::default());
     let (talkback, player) = player::spawn()?;
     let threads = vec![
@@ -148,6 +147,7 @@ pub(super) fn start_capture(
             video_tx,
             video_status_tx,
             camera.clone(),
+            camera_desk,
         )?,
         audio::capture::spawn(
             audio_configured,
@@ -173,6 +173,7 @@ pub(super) fn start_capture(
         video_request,
         audio_request,
         player,
+        camera: client,
         shutdown,
     };
     Ok((capture, channels))

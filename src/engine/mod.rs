@@ -16,6 +16,7 @@
 //! | `room.rs`    | descriptions and candidates, to and from the rooms              |
 //! | `talk.rs`    | viewers who speak                                               |
 //! | `report.rs`  | what viewers and systemd are told                               |
+//! | `camera.rs`  | what viewers ask of the open camera, and what it answers        |
 //! | `session.rs` | one viewer's machine and its outgoing batch; catches its panics |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use crate::audio::capture::AudioRequest;
 use crate::clock;
 use crate::config;
+use crate::control::camera::{Answer, Control};
 use crate::control::demand::Demand;
 use crate::control::protocol::{self, Command};
 use crate::control::{DeviceState, Report, SourceStatus};
@@ -42,11 +44,13 @@ use crate::talkback::floor::Floor;
 use crate::talkback::player::{Failure, Player};
 use crate::turn::reach::Reach;
 use crate::video::capture::CaptureRequest;
+use crate::video::desk;
 use crate::viewer::keyframes::KeyframeRequests;
 use crate::viewer::roster::{Roster, SessionId};
 use crate::viewer::webrtc::{Certificate, Datagram, PeerError};
 use crate::viewer::{Ended, Viewer, ViewerEvent};
 
+mod camera;
 pub mod demux;
 mod explain;
 pub mod gather;
@@ -129,6 +133,8 @@ pub struct EngineChannels {
     pub audio_request: watch::Sender<AudioRequest>,
     /// What plays what viewers say.
     pub player: Player,
+    /// What viewers ask of the open camera.
+    pub camera: desk::Client,
     /// What the engine does, for systemd and people.
     pub pulse: watch::Sender<Pulse>,
     /// True ends the engine.
@@ -213,6 +219,11 @@ struct Engine {
     sessions: BTreeMap<SessionId, Session>,
     device: DeviceState,
     floor: Floor,
+    /// Unix time at which the camera was switched off, while it is.
+    off_since: Option<Duration>,
+    /// What can be set of the open camera, as viewers were told.
+    controls: Vec<Control>,
+    last_snapshot: Option<Instant>,
     demand: Demand,
     keyframes: KeyframeRequests,
     gop: Gop,
@@ -238,6 +249,8 @@ enum Input {
     Talkback(Failure),
     Options,
     Status,
+    Camera(Answer),
+    Controls,
     Timer,
     Stop,
 }
@@ -265,6 +278,9 @@ impl Engine {
                 muted: options.control.muted,
             },
             floor: Floor::new(options.talkback.clone()),
+            off_since: (!options.control.camera).then(clock::unix_time),
+            controls: Vec::new(),
+            last_snapshot: None,
             demand: Demand::new(options.control.idle_timeout()),
             options,
             channels,
@@ -297,6 +313,8 @@ impl Engine {
                 Input::Options => self.handle_options(now),
                 Input::Status => self.handle_status(),
                 Input::Talkback(failure) => self.handle_talkback_failure(&failure, now),
+                Input::Camera(answer) => self.handle_camera_answer(&answer, now),
+                Input::Controls => self.handle_controls(now),
                 Input::AudioLost | Input::Timer => {}
                 Input::Room(room, event) => {
                     // Of a room that was joined just now, the options tell that we are in it.
@@ -354,6 +372,10 @@ impl Engine {
                 changed.map_or(Input::Stop, |()| Input::Status)
             }
             Some(failure) = channels.player.failures.recv() => Input::Talkback(failure),
+            answer = channels.camera.answers.recv() => answer.map_or(Input::Stop, Input::Camera),
+            changed = channels.camera.controls.changed() => {
+                changed.map_or(Input::Stop, |()| Input::Controls)
+            }
             incoming = self.network.turn.next() => Input::Relay(incoming),
             address = self.reflexive.next() => Input::Reflexive(address),
             () = tokio::time::sleep_until(wake_at.into()) => Input::Timer,
@@ -400,7 +422,8 @@ impl Engine {
 
     fn handle_video(&mut self, frame: &Arc<VideoFrame>, now: Instant) {
         // A frame that was on its way when the camera was switched off is not shown.
-        if !self.channels.video_request.borrow().run || !self.device.camera {
+        let is_off = !self.channels.video_request.borrow().run || !self.device.camera;
+        if is_off && !frame.is_placeholder {
             return;
         }
         self.gop.push(frame);
@@ -538,7 +561,12 @@ impl Engine {
             ViewerEvent::ControlOpen => {
                 let state = protocol::state(&self.report());
                 session_send(&mut self.sessions, id, &state, now);
+                self.tell_controls(id, now);
             }
+            ViewerEvent::Command {
+                id: request,
+                command,
+            } if command.camera_task().is_some() => self.ask_camera(id, request, command, now),
             ViewerEvent::Command {
                 id: request,
                 command,
@@ -593,7 +621,10 @@ impl Engine {
             let DeviceState { camera, muted } = self.device;
             tracing::info!(camera, muted, "device switched");
         }
-        if !self.device.camera {
+        if self.device.camera {
+            self.off_since = None;
+        } else if before.camera {
+            self.off_since = Some(clock::unix_time());
             self.gop.clear();
             for session in self.sessions.values_mut() {
                 session.with(Viewer::stop_video);
@@ -607,14 +638,21 @@ impl Engine {
         let wanted = self.demand.poll(now);
         let keyframe = self.keyframes.poll(now);
         let camera = self.device.camera;
-        if !(wanted && camera) {
+        if !wanted {
             self.gop.clear();
         }
+        let watched = self.roster.viewers() > 0;
+        let off_since = self.off_since;
         // full: coalesced
         self.channels.video_request.send_if_modified(|request| {
             let run = wanted && camera;
-            let changed = request.run != run || keyframe;
+            let changed = request.run != run
+                || keyframe
+                || request.watched != watched
+                || request.off_since != off_since;
             request.run = run;
+            request.watched = watched;
+            request.off_since = off_since;
             request.bitrate_bps = self.options.video_bitrate_bps;
             request.keyframe_serial = request.keyframe_serial.wrapping_add(keyframe.into());
             changed

@@ -70,6 +70,7 @@ mod tests {
             captured_at: crate::clock::now(),
             is_keyframe,
             keyframes_on_demand,
+            is_placeholder: false,
         })
     }
 

@@ -61,6 +61,19 @@ impl Packetizer {
         self.info
     }
 
+    /// Returns the keyframe `unit` with the parameter sets in front of it, wherever they came, as a byte
+    /// stream that a decoder can start with.
+    #[must_use]
+    pub fn with_parameter_sets(&self, unit: &[u8]) -> Bytes {
+        let mut stream = BytesMut::new();
+        for set in std::iter::once(&self.sps).chain(&self.pps) {
+            stream.put_slice(&[0, 0, 0, 1]);
+            stream.put_slice(set);
+        }
+        stream.put_slice(unit);
+        stream.freeze()
+    }
+
     /// Returns whether the stream holds B pictures, which browsers show late or not at all.
     #[must_use]
     pub const fn saw_b_slices(&self) -> bool {
@@ -96,6 +109,7 @@ impl Packetizer {
             captured_at: unit.captured_at,
             is_keyframe: contents.is_idr,
             keyframes_on_demand: self.keyframes_on_demand,
+            is_placeholder: false,
         })
     }
 

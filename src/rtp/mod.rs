@@ -22,6 +22,8 @@ pub struct VideoFrame {
     pub is_keyframe: bool,
     /// Whether the source makes a keyframe when asked. Where it cannot, newcomers get the last GOP.
     pub keyframes_on_demand: bool,
+    /// It says why there is no picture of the camera.
+    pub is_placeholder: bool,
 }
 
 impl VideoFrame {

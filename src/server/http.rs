@@ -72,7 +72,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(450);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// The page and its parts: path, media type, content.
-const PAGES: [(&str, &str, &[u8]); 4] = [
+const PAGES: [(&str, &str, &[u8]); 5] = [
     (
         "/",
         "text/html; charset=utf-8",
@@ -82,6 +82,11 @@ const PAGES: [(&str, &str, &[u8]); 4] = [
         "/app.js",
         "text/javascript; charset=utf-8",
         include_bytes!("../../web/app.js"),
+    ),
+    (
+        "/camera.js",
+        "text/javascript; charset=utf-8",
+        include_bytes!("../../web/camera.js"),
     ),
     (
         "/style.css",

@@ -14,9 +14,11 @@ use super::encoder::Encoder;
 use super::format::{self, FourCc, Size};
 use super::mjpeg::Mjpeg;
 use super::resume::Resume;
+use super::still::{Keeper, Planes, Still};
 use super::v4l2::queue::Queue;
 use super::v4l2::{CodecControl, Device, Identity, Kind, Negotiated};
 use super::{AccessUnit, VideoError, VideoSource};
+use crate::control::camera::{Control, ControlId};
 use crate::h264::access_unit;
 use crate::{clock, config};
 
@@ -43,6 +45,8 @@ pub(super) struct Camera {
     queue: Queue,
     output: Output,
     description: String,
+    identity: String,
+    kept: Keeper,
     last_picture: Instant,
     damaged: u64,
     skipped: u64,
@@ -118,6 +122,8 @@ impl Camera {
         let (card, fourcc, size) = (&identity.card, settled.fourcc, settled.size);
         Ok(Self {
             description: format!("{card} {fourcc} {size} at {fps} fps, {how}"),
+            identity: format!("{card} ({})", identity.bus),
+            kept: Keeper::default(),
             queue,
             output,
             last_picture: clock::now(),
@@ -162,13 +168,25 @@ impl Camera {
                 data: Bytes::copy_from_slice(raw),
                 captured_at,
             })),
-            Output::Encoded { pictures, encoder } => match pictures.read(raw) {
-                Ok(picture) => encoder.encode(&picture, captured_at),
-                Err(reason) => {
-                    damage = Some(reason);
-                    Ok(None)
+            Output::Encoded { pictures, encoder } => {
+                let is_jpeg = matches!(pictures, Pictures::Jpeg(_));
+                match pictures.read(raw) {
+                    Ok(picture) => {
+                        self.kept.offer(|| {
+                            if is_jpeg {
+                                Still::Jpeg(Bytes::copy_from_slice(raw))
+                            } else {
+                                Still::Picture(Planes::copy_of(&picture))
+                            }
+                        });
+                        encoder.encode(&picture, captured_at)
+                    }
+                    Err(reason) => {
+                        damage = Some(reason);
+                        Ok(None)
+                    }
                 }
-            },
+            }
         };
         self.queue.give_back(filled)?;
         let is_damaged = damage.is_some();
@@ -254,6 +272,35 @@ impl VideoSource for Camera {
             }
             Output::Encoded { encoder, .. } => encoder.set_bitrate(bits_per_second),
         }
+    }
+
+    fn identity(&self) -> String {
+        self.identity.clone()
+    }
+
+    fn controls(&self) -> Vec<Control> {
+        self.queue.device().picture_controls()
+    }
+
+    fn control(&self, id: ControlId) -> Option<Control> {
+        self.queue.device().one_picture_control(id)
+    }
+
+    fn set_control(&mut self, id: ControlId, value: i32) -> Result<(), String> {
+        let set = self.queue.device().set_picture_control(id, value);
+        set.map_err(|error| error.to_string())
+    }
+
+    fn keep_next_picture(&mut self) -> bool {
+        let has_pictures = matches!(self.output, Output::Encoded { .. });
+        if has_pictures {
+            self.kept.ask();
+        }
+        has_pictures
+    }
+
+    fn take_picture(&mut self) -> Option<Still> {
+        self.kept.take()
     }
 }
 

@@ -9,6 +9,9 @@
 //!   (from anywhere)    └── opens again after 0.25 s, then every second, until frames come
 //! ```
 //!
+//! While it waits, or the camera is switched off, a notice says so to those who watch (`placeholder`).
+//! A camera that falls silent is waited for before it counts as failed, and shown again from a keyframe on.
+//!
 //! The thread never waits for anyone but its camera, and notices within 300 ms that it is to stop,
 //! or that it is configured anew: another bitrate is passed on, anything else opens the source again.
 //! While it does not run, the camera is closed and its light is out. What is made of the frames,
@@ -22,6 +25,11 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, watch};
 
+use super::desk::Desk;
+use super::notice::{self, headline};
+use super::placeholder::Placeholder;
+use super::resume::Resume;
+use super::stage::Stage;
 use super::{VideoError, VideoSource};
 use crate::control::SourceStatus;
 use crate::progress::Progress;
@@ -44,11 +52,16 @@ const PROVEN: Duration = Duration::from_secs(5);
 /// Longest sleep in one go between two attempts, so that a stop is noticed.
 const LONGEST_NAP: Duration = Duration::from_millis(100);
 
-/// The least time between the capture times of two pictures.
-const LEAST_STEP: Duration = Duration::from_millis(1);
+/// How long a live camera may be silent before viewers are told: they are to know within a second, of
+/// which a wait for the camera takes up to 0.2. Some cameras pause for so long when their exposure
+/// changes; then the notice is gone as soon as it came.
+const SHORTEST_SILENCE: Duration = Duration::from_millis(750);
+
+/// The same in pictures, for slow cameras.
+const SILENT_PICTURES: u32 = 3;
 
 /// What is asked of the capture thread.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CaptureRequest {
     /// The camera is to be open.
     pub run: bool,
@@ -58,13 +71,17 @@ pub struct CaptureRequest {
     pub bitrate_bps: u32,
     /// A change asks for a keyframe.
     pub keyframe_serial: u64,
+    /// Somebody watches: where there is no picture, they are told why in one.
+    pub watched: bool,
+    /// Unix time at which the camera was switched off, while it is.
+    pub off_since: Option<Duration>,
 }
 
 /// Starts the thread `video`, which serves `request` until it asks for a shutdown or its sender is
 /// gone.
 ///
 /// `frames` may be without receivers. A receiver that lags loses the oldest frames. `settings` may
-/// change at any time.
+/// change at any time. What viewers ask of the open camera comes to `desk`.
 ///
 /// # Errors
 ///
@@ -76,27 +93,42 @@ pub fn spawn(
     frames: broadcast::Sender<Arc<VideoFrame>>,
     status: watch::Sender<SourceStatus>,
     progress: Progress,
+    desk: Desk,
 ) -> io::Result<JoinHandle<()>> {
+    let stage = Arc::new(Stage::new(frames));
+    let placeholder = Placeholder {
+        stage: Arc::clone(&stage),
+        request: request.clone(),
+        settings: settings.clone(),
+        runtime: runtime.clone(),
+    };
+    let placeholder = placeholder.spawn()?;
     let capture = Capture {
         settings,
         runtime,
         request,
-        frames,
+        stage,
         status,
         progress,
+        desk,
     };
-    thread::Builder::new()
-        .name("video".to_owned())
-        .spawn(move || capture.run(super::open))
+    let thread = thread::Builder::new().name("video".to_owned());
+    thread.spawn(move || {
+        capture.run(super::open);
+        if placeholder.join().is_err() {
+            tracing::error!("bug: the placeholder's thread panicked");
+        }
+    })
 }
 
 struct Capture {
     settings: watch::Receiver<config::Video>,
     runtime: Handle,
     request: watch::Receiver<CaptureRequest>,
-    frames: broadcast::Sender<Arc<VideoFrame>>,
+    stage: Arc<Stage>,
     status: watch::Sender<SourceStatus>,
     progress: Progress,
+    desk: Desk,
 }
 
 /// Why a source that works is closed.
@@ -110,6 +142,7 @@ enum Ending {
 struct Attempts {
     failures: u32,
     live_since: Option<Instant>,
+    was_live: bool,
 }
 
 impl Attempts {
@@ -137,7 +170,9 @@ impl Capture {
     ) {
         while self.wait_until_wanted() {
             self.report(SourceStatus::Starting);
+            self.stage.uncover();
             self.serve(&mut open);
+            self.stage.uncover();
             self.report(SourceStatus::Off);
             tracing::info!("camera closed");
         }
@@ -150,23 +185,26 @@ impl Capture {
             if self.request.has_changed().is_err() {
                 return false;
             }
-            let (run, shutdown) = {
-                let request = self.request.borrow_and_update();
-                (request.run, request.shutdown)
-            };
+            let asked = self.request.borrow_and_update().clone();
             let is_there = self.settings.borrow_and_update().is_there();
-            if shutdown {
+            if asked.shutdown {
                 return false;
             }
-            if run && is_there {
+            if asked.run && is_there {
                 return true;
+            }
+            match asked.off_since.filter(|_| asked.watched && is_there) {
+                Some(since) => self.stage.cover(notice::OFF, "", since),
+                None => self.stage.uncover(),
             }
             self.progress.idle();
             let (request, settings) = (&mut self.request, &mut self.settings);
+            let desk = &mut self.desk;
             let changed = self.runtime.block_on(async {
                 tokio::select! {
                     changed = request.changed() => changed,
                     changed = settings.changed() => changed,
+                    () = desk.wait_and_refuse() => Ok(()),
                 }
             });
             if changed.is_err() {
@@ -194,13 +232,17 @@ impl Capture {
             let settings = self.settings.borrow_and_update().clone();
             let ended = open(&settings).and_then(|mut source| {
                 self.progress.opened(clock::now());
-                self.publish_all(source.as_mut(), settings, &mut attempts)
+                self.desk.restore(source.as_mut());
+                let ended = self.publish_all(source.as_mut(), settings, &mut attempts);
+                self.desk.close();
+                ended
             });
             let error = match ended {
                 Ok(Ending::NotWanted) => return,
                 Ok(Ending::ConfiguredAnew) => {
                     self.progress.excused();
                     attempts = Attempts::default();
+                    self.stage.uncover();
                     self.report(SourceStatus::Starting);
                     continue;
                 }
@@ -210,9 +252,7 @@ impl Capture {
                 self.progress.excused();
             }
             let retry_in = attempts.failed(&error, clock::now());
-            self.report(SourceStatus::Waiting {
-                reason: reason(&error),
-            });
+            self.wait(headline(&error, attempts.was_live), reason(&error));
             if !self.nap(retry_in) {
                 return;
             }
@@ -229,7 +269,9 @@ impl Capture {
         let mut packetizer = Packetizer::new(source.keyframes_on_demand());
         let mut bitrate_bps = configured_bitrate(&settings);
         let mut warned_of_b_slices = false;
-        let mut last_captured_at: Option<Instant> = None;
+        let mut is_live = false;
+        let mut last_picture: Option<Instant> = None;
+        let mut resume = Resume::new();
         // A fresh source starts with a keyframe unasked.
         let mut keyframe_serial = self.request.borrow().keyframe_serial;
         while let Some(request) = self.wanted() {
@@ -252,20 +294,34 @@ impl Capture {
                 bitrate_bps = target_bps;
                 source.set_bitrate(bitrate_bps);
             }
-            let Some(mut unit) = source.next()? else {
+            self.desk.serve(source, &self.runtime, clock::now());
+            let Some(unit) = source.next()? else {
+                let silence = last_picture.map(|at| clock::now().saturating_duration_since(at));
+                if is_live && silence.is_some_and(|silence| silence >= tolerated_silence(&settings))
+                {
+                    is_live = false;
+                    let reason = format!("camera {} sends no pictures", source.identity());
+                    self.wait(notice::SILENT, reason);
+                }
                 continue;
             };
-            // Some drivers leave the time out at first: receivers drop what comes from the past.
-            let earliest = last_captured_at.map(|last| last + LEAST_STEP);
-            unit.captured_at = earliest.map_or(unit.captured_at, |at| unit.captured_at.max(at));
-            last_captured_at = Some(unit.captured_at);
             let Some(frame) = packetizer.packetize(&unit) else {
                 continue;
             };
             let now = clock::now();
+            last_picture = Some(now);
             self.progress.delivered(now);
-            if attempts.live_since.is_none() {
-                attempts.live_since = Some(now);
+            // The notice's pictures are no reference for the camera's.
+            if self.stage.is_covered() && !frame.is_keyframe {
+                if resume.poll_request(now) {
+                    source.request_keyframe();
+                }
+                continue;
+            }
+            if !is_live {
+                is_live = true;
+                resume = Resume::new();
+                attempts.was_live = true;
                 self.report(SourceStatus::Live {
                     description: source.description(),
                 });
@@ -278,10 +334,23 @@ impl Capture {
                     "has B pictures, which browsers show late or not at all"
                 );
             }
-            // full: oldest lost, viewer waits for a keyframe. An error: nobody watches.
-            let _nobody_watches = self.frames.send(Arc::new(frame));
+            self.desk
+                .handle_frame(&frame, &unit, &packetizer, &self.runtime);
+            let size = packetizer.info().map(|info| (info.width, info.height));
+            self.stage.show_camera(frame, size);
+            if attempts.live_since.is_none() {
+                attempts.live_since = Some(now);
+                // Some cameras take a while to say what they have: after their first picture.
+                self.desk.publish(source);
+            }
         }
         Ok(Ending::NotWanted)
+    }
+
+    /// There is no picture: viewers are told why, in words and in a picture.
+    fn wait(&self, headline: &str, reason: String) {
+        self.stage.cover(headline, &reason, clock::unix_time());
+        self.report(SourceStatus::Waiting { reason });
     }
 
     fn is_configured_anew(&self) -> bool {
@@ -293,6 +362,7 @@ impl Capture {
     fn nap(&mut self, length: Duration) -> bool {
         let end = clock::now() + length;
         while self.wanted().is_some() {
+            self.desk.refuse_all();
             let left = end.saturating_duration_since(clock::now());
             if left.is_zero() || self.is_configured_anew() {
                 return true;
@@ -327,6 +397,11 @@ const fn configured_bitrate(settings: &config::Video) -> u32 {
     settings.bitrate_kbps.saturating_mul(1_000)
 }
 
+fn tolerated_silence(settings: &config::Video) -> Duration {
+    let pictures = Duration::from_secs(1) * SILENT_PICTURES / settings.fps.max(1);
+    pictures.max(SHORTEST_SILENCE)
+}
+
 /// Returns the error and its causes in one line.
 fn reason(error: &VideoError) -> String {
     let mut text = error.to_string();
@@ -343,6 +418,7 @@ mod tests {
     use super::*;
     use crate::progress::{HUNG_AFTER, Lack, STARVED_AFTER};
     use crate::video::AccessUnit;
+    use crate::video::desk::desk;
     use bytes::Bytes;
     use std::collections::VecDeque;
     use std::sync::Mutex;
@@ -371,10 +447,13 @@ mod tests {
         }
     }
 
-    /// Delivers a keyframe, then deltas; fails after so many frames.
+    /// Delivers a keyframe, then deltas; fails after so many frames, or pauses once.
     struct Scripted {
         record: Arc<Record>,
         delivered: usize,
+        pauses_after: usize,
+        paused_at: Option<Instant>,
+        keyframe_wanted: bool,
         fails_after: usize,
         fails_with: fn() -> VideoError,
     }
@@ -384,7 +463,15 @@ mod tests {
             if self.delivered == self.fails_after {
                 return Err((self.fails_with)());
             }
-            let data = if self.delivered == 0 { KEYFRAME } else { DELTA };
+            if self.delivered == self.pauses_after {
+                let paused_at = *self.paused_at.get_or_insert_with(clock::now);
+                if clock::now() - paused_at < SHORTEST_SILENCE * 3 / 2 {
+                    thread::sleep(Duration::from_millis(20));
+                    return Ok(None);
+                }
+            }
+            let is_keyframe = self.delivered == 0 || std::mem::take(&mut self.keyframe_wanted);
+            let data = if is_keyframe { KEYFRAME } else { DELTA };
             self.delivered += 1;
             thread::sleep(Duration::from_millis(1));
             Ok(Some(AccessUnit {
@@ -402,6 +489,7 @@ mod tests {
         }
 
         fn request_keyframe(&mut self) {
+            self.keyframe_wanted = true;
             self.record.asked.lock().unwrap().push("keyframe".into());
         }
 
@@ -435,6 +523,7 @@ mod tests {
         Fails(VideoError),
         WorksFor(usize),
         StallsAfter(usize),
+        PausesAfter(usize),
     }
 
     struct Bench {
@@ -456,12 +545,7 @@ mod tests {
                 .enable_time()
                 .build()
                 .unwrap();
-            let (request, requests) = watch::channel(CaptureRequest {
-                run: false,
-                shutdown: false,
-                bitrate_bps: 0,
-                keyframe_serial: 0,
-            });
+            let (request, requests) = watch::channel(CaptureRequest::default());
             let (frames_in, frames) = broadcast::channel(1_024);
             let (status_in, status) = watch::channel(SourceStatus::Off);
             let (settings, configured) = watch::channel(config::Video::default());
@@ -471,15 +555,21 @@ mod tests {
                 settings: configured,
                 runtime: runtime.handle().clone(),
                 request: requests,
-                frames: frames_in,
+                stage: Arc::new(Stage::new(frames_in)),
                 status: status_in,
                 progress: progress.clone(),
+                desk: desk().0,
             };
             let shared = Arc::clone(&record);
             let open = move |settings: &config::Video| {
                 shared.asked_for(settings);
                 shared.opened.fetch_add(1, Ordering::SeqCst);
+                let mut pauses_after = usize::MAX;
                 let (fails_after, fails_with): (_, fn() -> _) = match attempts.pop_front() {
+                    Some(Attempt::PausesAfter(frames)) => {
+                        pauses_after = frames;
+                        (usize::MAX, unplugged)
+                    }
                     Some(Attempt::Fails(error)) => return Err(error),
                     Some(Attempt::WorksFor(frames)) => (frames, unplugged),
                     Some(Attempt::StallsAfter(frames)) => (frames, stalled),
@@ -489,6 +579,9 @@ mod tests {
                 Ok(Box::new(Scripted {
                     record: Arc::clone(&shared),
                     delivered: 0,
+                    pauses_after,
+                    paused_at: None,
+                    keyframe_wanted: false,
                     fails_after,
                     fails_with,
                 }) as Box<dyn VideoSource>)
@@ -573,6 +666,22 @@ mod tests {
         let keyframes: Vec<bool> = (0..5).map(|_| bench.next_frame().is_keyframe).collect();
         assert_eq!(keyframes, [true, false, false, true, false]);
         assert_eq!(bench.record.opened.load(Ordering::SeqCst), 3);
+        bench.ask(|r| r.shutdown = true);
+        bench.join();
+    }
+
+    #[test]
+    fn a_camera_that_pauses_is_said_to_and_goes_on_with_a_keyframe_without_being_opened_anew() {
+        let mut bench = Bench::with([Attempt::PausesAfter(3)]);
+        bench.ask(|r| r.run = true);
+        bench.wait_until_live();
+        let status = bench.wait_for(|s| matches!(s, SourceStatus::Waiting { .. }));
+        let reason = "camera scripted camera sends no pictures".to_owned();
+        assert_eq!(status, SourceStatus::Waiting { reason });
+        bench.wait_until_live();
+        let keyframes: Vec<bool> = (0..5).map(|_| bench.next_frame().is_keyframe).collect();
+        assert_eq!(keyframes, [true, false, false, true, false]);
+        assert_eq!(bench.record.opened.load(Ordering::SeqCst), 1);
         bench.ask(|r| r.shutdown = true);
         bench.join();
     }
@@ -751,9 +860,7 @@ mod tests {
             .unwrap();
         let (request, requests) = watch::channel(CaptureRequest {
             run: true,
-            shutdown: false,
-            bitrate_bps: 0,
-            keyframe_serial: 0,
+            ..CaptureRequest::default()
         });
         let (frames_in, mut frames) = broadcast::channel(64);
         let (status_in, status) = watch::channel(SourceStatus::Off);
@@ -767,7 +874,11 @@ mod tests {
         let handle = runtime.handle().clone();
         let (_settings, configured) = watch::channel(config);
         let progress = Progress::default();
-        let thread = spawn(configured, handle, requests, frames_in, status_in, progress).unwrap();
+        let (desk, _client) = desk();
+        let thread = spawn(
+            configured, handle, requests, frames_in, status_in, progress, desk,
+        );
+        let thread = thread.unwrap();
         let first = frames.blocking_recv().unwrap();
         assert!(first.is_keyframe && first.keyframes_on_demand);
         assert!(!frames.blocking_recv().unwrap().is_keyframe);

@@ -13,10 +13,16 @@ pub(super) fn of(path: &Path) -> Option<String> {
     let ids = processes.filter_map(|p| p.file_name().to_str()?.parse::<u32>().ok());
     ids.filter(|id| *id != own)
         .find(|id| holds(*id, &device))
-        .map(|id| {
-            let name = fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
-            format!("{} (pid {id})", name.trim())
-        })
+        .map(named)
+}
+
+/// Returns a process in words: `guvcview (pid 412)`.
+pub(crate) fn named(id: u32) -> String {
+    let name = fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
+    match name.trim() {
+        "" => format!("a program (pid {id})"),
+        name => format!("{name} (pid {id})"),
+    }
 }
 
 fn holds(process: u32, device: &Path) -> bool {

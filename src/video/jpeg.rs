@@ -113,6 +113,19 @@ pub fn tidy(frame: &[u8], tidied: &mut Vec<u8>) -> Result<Header, Damage> {
     }
 }
 
+/// Returns the picture in `frame` as a file that every program opens.
+///
+/// # Errors
+///
+/// [`Damage`], where the picture is not whole.
+pub fn file(frame: &[u8]) -> Result<(Header, Vec<u8>), Damage> {
+    let mut file = Vec::new();
+    let header = tidy(frame, &mut file)?;
+    file.truncate(file.len().saturating_sub(PADDING + 2));
+    file.extend([0xff, END]);
+    Ok((header, file))
+}
+
 /// Returns the marker of the next segment, the whole of it and what is behind it.
 fn next_segment(bytes: &[u8]) -> Result<(u8, &[u8], &[u8]), Damage> {
     let [0xff, after_first @ ..] = bytes else {

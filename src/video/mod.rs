@@ -11,8 +11,10 @@
 //! | `convert.rs`   | raw layouts → I420; `range.rs`: full range → limited          |
 //! | `mjpeg.rs`     | MJPEG frames → I420; `jpeg.rs`: their form                    |
 //! | `encoder.rs`   | which encoder takes raw pictures: `v4l2_encoder.rs`, the hardware, or `openh264.rs` |
+//! | `desk.rs`      | what viewers ask of the open camera: controls, and snapshots, made by `still.rs` |
+//! | `stage.rs`     | whose pictures are shown: the camera's, or those of `placeholder.rs`, drawn by `notice.rs` |
 //! | `replay.rs`    | source: an Annex B file in a loop; tests, demos, benchmarks   |
-//! | `pattern.rs`   | source: a moving test picture, drawn by `test_card.rs`        |
+//! | `pattern.rs`   | source: a moving test picture, drawn by `test_card.rs`; `effects.rs`: its controls |
 //! | `timecode.rs`  | the clock in that picture that programs read                  |
 //! | `metronome.rs` | when the next picture of a made-up source is due              |
 
@@ -23,29 +25,37 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::config;
+use crate::control::camera::{Control, ControlId};
 
 mod camera;
+mod canvas;
 pub mod capture;
 mod child;
 mod coded_stream;
 pub mod convert;
 mod csi;
+pub mod desk;
 mod devices;
+mod effects;
 mod encoder;
 mod font;
 pub mod format;
-mod holder;
+pub(crate) mod holder;
 pub mod jpeg;
 mod metronome;
 pub mod mjpeg;
+mod notice;
 pub mod openh264;
 pub mod pattern;
+mod placeholder;
 mod poll;
 pub mod range;
 mod raw_stream;
 pub mod replay;
 mod resume;
 mod rpicam;
+mod stage;
+pub mod still;
 pub mod test_card;
 pub mod timecode;
 mod v4l2;
@@ -53,6 +63,7 @@ pub mod v4l2_encoder;
 
 use devices::Found;
 pub use devices::{CameraInfo, cameras};
+use still::Still;
 
 /// Opens the source that `video.source` names: `pattern`, `file:PATH`, `csi`, or a camera (`auto`, a
 /// path, a by-id, by-path or bus name, a card name or a part of one, in any case).
@@ -120,13 +131,49 @@ pub trait VideoSource: Send {
     fn set_bitrate(&mut self, bits_per_second: u32) {
         let _ = bits_per_second;
     }
+
+    /// Returns what tells this camera from others, also when it was away: what was set is remembered by
+    /// it.
+    fn identity(&self) -> String {
+        self.description()
+    }
+
+    /// Returns what can be set of its picture, as it is now.
+    fn controls(&self) -> Vec<Control> {
+        Vec::new()
+    }
+
+    /// Returns one of its controls, as it is now.
+    fn control(&self, id: ControlId) -> Option<Control> {
+        self.controls().into_iter().find(|control| control.id == id)
+    }
+
+    /// Sets one of its controls, to a value that is known to be legal.
+    ///
+    /// # Errors
+    ///
+    /// Why the camera refused, in words.
+    fn set_control(&mut self, id: ControlId, value: i32) -> Result<(), String> {
+        Err(format!("it has no {id} to be set to {value}"))
+    }
+
+    /// Asks it to keep a copy of its next picture as it is before it is encoded; returns whether it has
+    /// one then. Otherwise there are coded pictures alone.
+    fn keep_next_picture(&mut self) -> bool {
+        false
+    }
+
+    /// Takes the copy, once there is one.
+    fn take_picture(&mut self) -> Option<Still> {
+        None
+    }
 }
 
 /// Why a camera gives no pictures. Each message names the device and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum VideoError {
     /// Another program holds the device.
-    #[error("camera {} is in use by {}", path.display(), holder.as_deref().unwrap_or("another program"))]
+    #[error("camera {} is in use by {}", path.display(), who(path, holder.as_deref()))]
     Busy {
         /// The device node.
         path: PathBuf,
@@ -208,6 +255,19 @@ pub enum VideoError {
     },
 }
 
+/// Returns who has `path` open. Of other users' processes only root may know what they do.
+fn who(path: &Path, holder: Option<&str>) -> String {
+    holder.map_or_else(
+        || {
+            format!(
+                "another program: `sudo fuser -v {}` names it",
+                path.display()
+            )
+        },
+        str::to_owned,
+    )
+}
+
 impl VideoError {
     /// Returns whether opening the camera again may help. A wrong configuration never heals.
     #[must_use]
@@ -261,7 +321,7 @@ mod tests {
         );
         assert_eq!(
             busy(None).to_string(),
-            "camera /dev/video0 is in use by another program"
+            "camera /dev/video0 is in use by another program: `sudo fuser -v /dev/video0` names it"
         );
     }
 

@@ -1,14 +1,15 @@
 //! Raw pictures → H.264 in software, with Cisco's OpenH264.
 //!
 //! Constrained baseline, one slice per picture, no bidirectional pictures, one thread, keyframes on
-//! demand only. The target bitrate can be changed while it runs, without a keyframe. Scaling and
-//! decoding are left out.
+//! demand only. The target bitrate can be changed while it runs, without a keyframe. Scaling is left
+//! out. Of decoding there is what a snapshot takes: one keyframe.
 
 use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::time::Instant;
 
 use bytes::Bytes;
+use openh264::decoder::Decoder;
 use openh264::encoder::{
     BitRate, ColorPrimaries, Complexity, Encoder, EncoderConfig, FrameRate, IntraFramePeriod,
     MatrixCoefficients, Profile, RateControlMode, TransferCharacteristics, UsageType, VuiConfig,
@@ -21,7 +22,10 @@ use openh264_sys2::{
 };
 
 use super::VideoError;
-use super::convert::I420;
+use super::convert::{I420, Plane};
+use super::still::Planes;
+use crate::h264::annexb::{NalUnit, nal_units};
+use crate::h264::sps;
 
 /// Lowest and highest target in bit/s. Below, the rate control gives up; above is no level of H.264
 /// that a browser takes.
@@ -121,6 +125,46 @@ impl OpenH264 {
             set_bitrate_option(encoder, option, bitrate_bps);
         }
     }
+}
+
+/// Largest keyframe that is decoded, in pixels each way. Memory for it is taken before it is known to
+/// be whole.
+const LARGEST_DECODED: u32 = 4_096;
+
+/// Returns the picture of a keyframe, `unit`, with its parameter sets in front.
+///
+/// # Errors
+///
+/// [`VideoError::Encoder`], where it is damaged, too large, or of a kind that OpenH264 lacks.
+pub fn decode(unit: &[u8]) -> Result<Planes, VideoError> {
+    let no_picture = |reason: &str| VideoError::Encoder(reason.to_owned());
+    let mut sets = nal_units(unit).filter(|nal| nal.unit_type() == NalUnit::SPS);
+    let info = sets.next().and_then(|set| sps::parse(set.bytes()));
+    let fits = |n| (2..=LARGEST_DECODED).contains(&n);
+    if !info.is_some_and(|info| fits(info.width) && fits(info.height)) {
+        return Err(no_picture("not a picture of a usual size"));
+    }
+    let mut decoder = Decoder::new().map_err(failed)?;
+    let at_once = decoder.decode(unit).map_err(failed)?;
+    if let Some(planes) = at_once.and_then(|picture| copied(&picture)) {
+        return Ok(planes);
+    }
+    // Where pictures may come in another order than they are shown in, the decoder keeps the first.
+    let held_back = decoder.flush_remaining().map_err(failed)?;
+    let planes = held_back.first().and_then(copied);
+    planes.ok_or_else(|| no_picture("the keyframe is no whole picture"))
+}
+
+fn copied(picture: &impl YUVSource) -> Option<Planes> {
+    let (width, height) = picture.dimensions();
+    let (y, u, v) = picture.strides();
+    let planes = [
+        Plane::new(picture.y(), y),
+        Plane::new(picture.u(), u),
+        Plane::new(picture.v(), v),
+    ];
+    let picture = I420::new(width & !1, height & !1, planes)?;
+    Some(Planes::copy_of(&picture))
 }
 
 fn settings(fps: u32, bitrate_bps: u32) -> EncoderConfig {

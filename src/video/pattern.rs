@@ -3,17 +3,22 @@
 //! For `roomcam demo`, and for tests and benches, which read the capture clock in the picture (see
 //! `timecode`). The clock shows the moment of drawing, which is `captured_at` too.
 
+use super::effects::Effects;
 use super::metronome::Metronome;
 use super::openh264::OpenH264;
+use super::still::{Keeper, Planes, Still};
 use super::test_card::TestCard;
 use super::{AccessUnit, VideoError, VideoSource};
 use crate::clock;
 use crate::config;
+use crate::control::camera::{Control, ControlId};
 
 /// A source of test pictures.
 #[derive(Debug)]
 pub struct Pattern {
     card: TestCard,
+    effects: Effects,
+    kept: Keeper,
     encoder: OpenH264,
     metronome: Metronome,
     description: String,
@@ -29,6 +34,8 @@ impl Pattern {
         } = *config;
         Self {
             card: TestCard::new(pixels(width), pixels(height)),
+            effects: Effects::default(),
+            kept: Keeper::default(),
             encoder: OpenH264::new(fps, config.bitrate_kbps.saturating_mul(1_000)),
             metronome: Metronome::new(fps, clock::now()),
             description: format!("test picture {width}x{height} at {fps} fps, encoded by OpenH264"),
@@ -45,6 +52,9 @@ impl VideoSource for Pattern {
         let Some(picture) = self.card.draw(unix_time) else {
             return Ok(None);
         };
+        let picture = self.effects.apply(picture);
+        self.kept
+            .offer(|| Still::Picture(Planes::copy_of(&picture)));
         let coded = self.encoder.encode(&picture, captured_at)?;
         Ok(coded.map(|data| AccessUnit { data, captured_at }))
     }
@@ -63,6 +73,26 @@ impl VideoSource for Pattern {
 
     fn set_bitrate(&mut self, bits_per_second: u32) {
         self.encoder.set_bitrate(bits_per_second);
+    }
+
+    fn controls(&self) -> Vec<Control> {
+        self.effects.controls()
+    }
+
+    fn set_control(&mut self, id: ControlId, value: i32) -> Result<(), String> {
+        let is_set = self.effects.set(id, value);
+        is_set
+            .then_some(())
+            .ok_or_else(|| format!("it has no {id}"))
+    }
+
+    fn keep_next_picture(&mut self) -> bool {
+        self.kept.ask();
+        true
+    }
+
+    fn take_picture(&mut self) -> Option<Still> {
+        self.kept.take()
     }
 }
 

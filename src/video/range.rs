@@ -1,4 +1,4 @@
-//! Full-range samples (JPEG: 0 to 255) → limited range (16 to 235, chroma 16 to 240).
+//! Full-range samples (JPEG: 0 to 255) → limited range (16 to 235, chroma 16 to 240), and back.
 //!
 //! Everything this program encodes is of limited range, as its bitstream says. It could say "full"
 //! instead, but decoders in hardware often ignore that, and show grey for black. BT.601 on both
@@ -16,6 +16,24 @@ pub const fn limited_luma(full: u8) -> u8 {
 pub const fn limited_chroma(full: u8) -> u8 {
     // 128 + (full - 128) * 224 / 255, likewise.
     scaled(full, 225, 128 * 256 - 128 * 225 + 128)
+}
+
+/// Returns a luma sample of limited range in full range; what lies outside is cut off.
+#[must_use]
+pub fn full_luma(limited: u8) -> u8 {
+    let above_black = i32::from(limited) - 16;
+    clamped((above_black * 255 + 109) / 219)
+}
+
+/// Returns a chroma sample of limited range in full range, likewise.
+#[must_use]
+pub fn full_chroma(limited: u8) -> u8 {
+    let from_grey = i32::from(limited) - 128;
+    clamped(128 + from_grey * 255 / 224)
+}
+
+fn clamped(sample: i32) -> u8 {
+    u8::try_from(sample.clamp(0, 255)).unwrap_or_default()
 }
 
 /// Brings a picture of planes in one block, of which `luma_bytes` are luma, into limited range.
@@ -42,6 +60,22 @@ mod tests {
         assert_eq!([limited_luma(0), limited_luma(255)], [16, 235]);
         let chroma = [0, 128, 255].map(limited_chroma);
         assert_eq!(chroma, [16, 128, 240]);
+    }
+
+    #[test]
+    fn full_range_comes_back_as_it_was() {
+        assert_eq!([0, 16, 235, 255].map(full_luma), [0, 0, 255, 255]);
+        assert_eq!(
+            [0, 16, 128, 240, 255].map(full_chroma),
+            [0, 1, 128, 255, 255]
+        );
+        for full in 0..=u8::MAX {
+            assert!(full_luma(limited_luma(full)).abs_diff(full) <= 2, "{full}");
+            assert!(
+                full_chroma(limited_chroma(full)).abs_diff(full) <= 2,
+                "{full}"
+            );
+        }
     }
 
     #[test]

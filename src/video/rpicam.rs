@@ -17,6 +17,7 @@ use super::coded_stream::CodedStream;
 use super::encoder::Encoder;
 use super::raw_stream::RawStream;
 use super::resume::Resume;
+use super::still::{Keeper, Planes, Still};
 use super::{AccessUnit, VideoError, VideoSource, csi, poll};
 use crate::clock;
 use crate::config::{self, CsiMode};
@@ -57,6 +58,7 @@ pub(super) struct Rpicam {
     has_skipped: bool,
     skipped: u64,
     last_picture: Instant,
+    kept: Keeper,
 }
 
 enum Output {
@@ -131,6 +133,7 @@ impl Rpicam {
             has_skipped: false,
             skipped: 0,
             last_picture: clock::now(),
+            kept: Keeper::default(),
         })
     }
 
@@ -188,6 +191,8 @@ impl Rpicam {
                         self.skipped += 1;
                         return Ok(None);
                     }
+                    self.kept
+                        .offer(|| Still::Picture(Planes::copy_of(&picture)));
                     return encoder.encode(&picture, captured_at);
                 }
                 encoder.take_ready()
@@ -296,6 +301,18 @@ impl VideoSource for Rpicam {
         if let Output::Raw { encoder, .. } = &mut self.output {
             encoder.set_bitrate(bits_per_second);
         }
+    }
+
+    fn keep_next_picture(&mut self) -> bool {
+        let has_pictures = matches!(self.output, Output::Raw { .. });
+        if has_pictures {
+            self.kept.ask();
+        }
+        has_pictures
+    }
+
+    fn take_picture(&mut self) -> Option<Still> {
+        self.kept.take()
     }
 }
 

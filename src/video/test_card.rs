@@ -16,26 +16,9 @@
 
 use std::time::Duration;
 
+use super::canvas::{Canvas, Colour, Text};
 use super::convert::I420;
 use super::{font, timecode};
-
-/// A colour in BT.601, limited range.
-#[derive(Clone, Copy)]
-struct Colour {
-    y: u8,
-    u: u8,
-    v: u8,
-}
-
-impl Colour {
-    const fn grey(y: u8) -> Self {
-        Self { y, u: 128, v: 128 }
-    }
-
-    const fn new(y: u8, u: u8, v: u8) -> Self {
-        Self { y, u, v }
-    }
-}
 
 /// White, yellow, cyan, green, magenta, red, blue at 75 % (ITU-R BT.471).
 const BARS: [Colour; 7] = [
@@ -68,14 +51,6 @@ pub struct TestCard {
     /// Everything that stands still.
     background: Vec<u8>,
     picture: Vec<u8>,
-}
-
-/// A line of text: where it starts, and how far its dots are apart.
-#[derive(Clone, Copy, Debug)]
-struct Text {
-    left: usize,
-    top: usize,
-    pitch: usize,
 }
 
 impl TestCard {
@@ -164,7 +139,7 @@ impl TestCard {
         let span = width.saturating_sub(self.ball.size());
         let left = swing(unix_time, span);
         let top = self.lane.start + self.lane.len().saturating_sub(self.ball.size()) / 2;
-        canvas.blend(&self.ball, left & !1, top & !1);
+        blend(&mut canvas, &self.ball, left & !1, top & !1);
         I420::in_one_block(width, height, &self.picture, width)
     }
 }
@@ -239,85 +214,26 @@ impl Ball {
     }
 }
 
-/// The three planes of a picture in one block, written with clipping at the edges.
-struct Canvas<'a> {
-    width: usize,
-    y: &'a mut [u8],
-    u: &'a mut [u8],
-    v: &'a mut [u8],
-}
-
-impl<'a> Canvas<'a> {
-    fn new(bytes: &'a mut [u8], width: usize, height: usize) -> Self {
-        let (y, chroma) = bytes.split_at_mut(width * height);
-        let (u, v) = chroma.split_at_mut(width * height / 4);
-        Self { width, y, u, v }
-    }
-
-    /// Fills a rectangle. Of a chroma sample that is half inside, all is filled.
-    fn fill(
-        &mut self,
-        columns: std::ops::Range<usize>,
-        rows: std::ops::Range<usize>,
-        colour: Colour,
-    ) {
-        for row in rows.clone() {
-            fill(self.y, self.width, row, columns.clone(), colour.y);
+/// Draws the ball with its left upper corner at an even position.
+fn blend(canvas: &mut Canvas<'_>, ball: &Ball, left: usize, top: usize) {
+    let size = ball.size();
+    for (row, coverage) in ball.coverage.chunks(size.max(1)).enumerate() {
+        let start = (top + row) * canvas.width + left;
+        let Some(luma) = canvas.y.get_mut(start..start + size) else {
+            continue;
+        };
+        for (pixel, &part) in luma.iter_mut().zip(coverage) {
+            *pixel = mix(*pixel, BALL.y, part);
         }
-        let columns = columns.start / 2..columns.end.div_ceil(2);
-        for row in rows.start / 2..rows.end.div_ceil(2) {
-            fill(self.u, self.width / 2, row, columns.clone(), colour.u);
-            fill(self.v, self.width / 2, row, columns.clone(), colour.v);
-        }
-    }
-
-    /// Writes text in grey, in dots with a little space between them.
-    fn write(&mut self, text: Text, characters: &[u8], luma: u8) {
-        let dot = text.pitch - text.pitch / 8;
-        for (i, &character) in characters.iter().enumerate() {
-            let left = text.left + i * (font::COLUMNS + 1) * text.pitch;
-            for (row, bits) in font::dots(character).into_iter().enumerate() {
-                for column in
-                    (0..font::COLUMNS).filter(|c| bits >> (font::COLUMNS - 1 - c) & 1 == 1)
-                {
-                    let x = left + column * text.pitch;
-                    let y = text.top + row * text.pitch;
-                    for y in y..y + dot {
-                        fill(self.y, self.width, y, x..x + dot, luma);
-                    }
+        if row % 2 == 0 {
+            let start = (top + row) / 2 * (canvas.width / 2) + left / 2;
+            for (plane, colour) in [(&mut *canvas.u, BALL.u), (&mut *canvas.v, BALL.v)] {
+                let samples = plane.get_mut(start..start + size / 2).unwrap_or_default();
+                for (sample, part) in samples.iter_mut().zip(coverage.iter().step_by(2)) {
+                    *sample = mix(*sample, colour, *part);
                 }
             }
         }
-    }
-
-    /// Draws the ball with its left upper corner at an even position.
-    fn blend(&mut self, ball: &Ball, left: usize, top: usize) {
-        let size = ball.size();
-        for (row, coverage) in ball.coverage.chunks(size.max(1)).enumerate() {
-            let start = (top + row) * self.width + left;
-            let Some(luma) = self.y.get_mut(start..start + size) else {
-                continue;
-            };
-            for (pixel, &part) in luma.iter_mut().zip(coverage) {
-                *pixel = mix(*pixel, BALL.y, part);
-            }
-            if row % 2 == 0 {
-                let start = (top + row) / 2 * (self.width / 2) + left / 2;
-                for (plane, colour) in [(&mut *self.u, BALL.u), (&mut *self.v, BALL.v)] {
-                    let samples = plane.get_mut(start..start + size / 2).unwrap_or_default();
-                    for (sample, part) in samples.iter_mut().zip(coverage.iter().step_by(2)) {
-                        *sample = mix(*sample, colour, *part);
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn fill(plane: &mut [u8], width: usize, row: usize, columns: std::ops::Range<usize>, value: u8) {
-    let (start, end) = (columns.start.min(width), columns.end.min(width));
-    if let Some(samples) = plane.get_mut(row * width + start..row * width + end) {
-        samples.fill(value);
     }
 }
 

@@ -22,6 +22,7 @@ use v4l::v4l_sys as sys;
 use super::format::{Choice, FormatInfo, FourCc, Size, Sizes};
 use super::{VideoError, holder, poll};
 
+mod controls;
 pub(super) mod queue;
 mod request;
 

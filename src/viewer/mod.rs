@@ -20,12 +20,15 @@
 //! | `pacer.rs`     | how fast queued frames leave                                  |
 //! | `keyframes.rs` | when the encoder is asked for a keyframe, over all viewers    |
 //! | `roster.rs`    | who may watch, how many, who is gone                          |
+//! | `transfer.rs`  | files on the control channel                                  |
 //! | `verdict.rs`   | why a viewer does not connect                                 |
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 
 use crate::control::protocol::{self, Command, MAX_MESSAGES_PER_SECOND, ParseError};
 use crate::rtp::clock::{OPUS_CLOCK_HZ, RtpClock, VIDEO_CLOCK_HZ};
@@ -38,11 +41,13 @@ pub mod keyframes;
 pub mod offer;
 pub mod pacer;
 pub mod roster;
+pub mod transfer;
 pub mod verdict;
 pub mod webrtc;
 
 use gate::{KeyframeGate, Verdict};
 use pacer::Pacer;
+use transfer::Transfer;
 use verdict::{Attempt, Verdict as Diagnosis};
 use webrtc::{Datagram, FrameHeader, Peer, PeerError, PeerEvent, PeerOptions};
 
@@ -126,6 +131,7 @@ pub struct Viewer {
     /// `None` once it is up.
     attempt: Option<Attempt>,
     commands: CommandRate,
+    transfer: Option<Transfer>,
     events: VecDeque<ViewerEvent>,
     /// How many of them are speech.
     speech_packets: usize,
@@ -159,6 +165,7 @@ impl Viewer {
             stuck_at: Some(now + STUCK_AFTER),
             attempt: Some(Attempt::default()),
             commands: CommandRate::new(now),
+            transfer: None,
             events: VecDeque::new(),
             speech_packets: 0,
         })
@@ -300,7 +307,23 @@ impl Viewer {
 
     /// Sends a text on the control channel, if it is open.
     pub fn send_control(&mut self, text: &str, now: Instant) {
-        self.peer.send_control(text, now);
+        // One that is not open is told everything when it opens.
+        let _is_sent = self.peer.send_control(text, now);
+    }
+
+    /// Sends a text that announces a file on the control channel, and the file behind it, in binary
+    /// messages. Only while [`Self::is_receiving`] says no.
+    pub fn send_file(&mut self, announcement: &str, file: Bytes, now: Instant) {
+        if self.peer.send_control(announcement, now) {
+            self.transfer = Some(Transfer::new(file, now));
+            self.send_pieces(now);
+        }
+    }
+
+    /// Returns whether a file is still on its way.
+    #[must_use]
+    pub const fn is_receiving(&self) -> bool {
+        self.transfer.is_some()
     }
 
     /// Tells the machine what time it is.
@@ -308,6 +331,7 @@ impl Viewer {
         self.peer.handle_timeout(now);
         self.handle_peer_events(now);
         self.send_queued(now);
+        self.send_pieces(now);
         if self.stuck_at.is_some_and(|at| at <= now) {
             self.stuck_at = None;
             self.events.push_back(ViewerEvent::Stuck);
@@ -328,10 +352,10 @@ impl Viewer {
         }
         let connect_by = (!self.connected).then_some(self.connect_by);
         let queued = (!self.queue.is_empty()).then(|| self.pacer.next_at());
-        [self.peer.poll_timeout(), connect_by, self.stuck_at, queued]
-            .into_iter()
-            .flatten()
-            .min()
+        let piece = self.transfer.as_ref().map(Transfer::next_at);
+        let own = [connect_by, self.stuck_at, queued, piece];
+        let all = own.into_iter().chain([self.peer.poll_timeout()]);
+        all.flatten().min()
     }
 
     /// Returns the next datagram to send.
@@ -421,6 +445,23 @@ impl Viewer {
         }
     }
 
+    fn send_pieces(&mut self, now: Instant) {
+        let Some(transfer) = &mut self.transfer else {
+            return;
+        };
+        let outstanding = self.peer.outstanding_control_bytes();
+        let piece = outstanding.map(|bytes| transfer.poll(bytes, now));
+        let is_lost = match piece {
+            // The channel is closed.
+            None => true,
+            Some(Some(piece)) => !self.peer.send_control_bytes(&piece, now),
+            Some(None) => false,
+        };
+        if is_lost || transfer.is_done() {
+            self.transfer = None;
+        }
+    }
+
     fn handle_peer_events(&mut self, now: Instant) {
         while let Some(event) = self.peer.poll_event() {
             match event {
@@ -458,7 +499,7 @@ impl Viewer {
                 id: request.id,
                 command: request.command,
             }),
-            Err(error) => self.peer.send_control(&error.reply(), now),
+            Err(error) => self.send_control(&error.reply(), now),
         }
     }
 

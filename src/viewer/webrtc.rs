@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use rtc::data_channel::RTCDataChannelId;
+use rtc::data_channel::{RTCDataChannel, RTCDataChannelId};
 use rtc::dtls::extension::extension_use_srtp::SrtpProtectionProfile;
 use rtc::interceptor::{
     NackResponderBuilder, ReceiverReportBuilder, Registry, SenderReportBuilder, Slot,
@@ -433,17 +433,41 @@ impl Peer {
     }
 
     /// Sends a text on the control channel; dropped while it is not open, or where the viewer does
-    /// not read.
-    pub fn send_control(&mut self, text: &str, now: Instant) {
+    /// not read. Returns whether it was sent.
+    pub fn send_control(&mut self, text: &str, now: Instant) -> bool {
+        self.send_message(text.len(), |channel| channel.send_text(now, text))
+    }
+
+    /// The same of bytes.
+    pub fn send_control_bytes(&mut self, bytes: &[u8], now: Instant) -> bool {
+        self.send_message(bytes.len(), |channel| {
+            channel.send(now, BytesMut::from(bytes))
+        })
+    }
+
+    /// Returns how many bytes of the control channel the viewer has not acknowledged yet; `None` while it
+    /// is not open.
+    pub fn outstanding_control_bytes(&mut self) -> Option<usize> {
+        let channel = self.control.and_then(|id| self.pc.data_channel(id))?;
+        Some(channel.outstanding_bytes())
+    }
+
+    fn send_message(
+        &mut self,
+        bytes: usize,
+        send: impl FnOnce(&mut RTCDataChannel<'_>) -> Result<(), RtcError>,
+    ) -> bool {
         let Some(mut channel) = self.control.and_then(|id| self.pc.data_channel(id)) else {
-            return;
+            return false;
         };
-        if channel.outstanding_bytes() + text.len() > MAX_BUFFERED_CONTROL_BYTES {
-            return;
+        if channel.outstanding_bytes() + bytes > MAX_BUFFERED_CONTROL_BYTES {
+            return false;
         }
-        if let Err(error) = channel.send_text(now, text) {
+        let sent = send(&mut channel);
+        if let Err(error) = &sent {
             tracing::debug!(%error, "could not send on the control channel");
         }
+        sent.is_ok()
     }
 
     /// Lets the viewer's voice through, or no longer.

@@ -128,7 +128,7 @@ pub enum WatchError {
         device: String,
     },
     /// Connected, but there is nothing to see.
-    #[error("connected, but no whole frame came within {waited_s} s: {reason}")]
+    #[error("connected, but no picture of the camera came within {waited_s} s: {reason}")]
     NoFrames {
         /// Seconds.
         waited_s: u64,
@@ -262,13 +262,19 @@ async fn observe(viewer: &mut Viewer, options: &WatchOptions) -> Result<WatchRep
         (None, Some(_)) => None,
         (None, None) => Some(DEFAULT_FRAMES),
     };
-    let enough =
-        |seen: &Seen| wanted.is_some_and(|wanted| seen.counts.frames >= wanted) || !is_alive(seen);
+    let enough = |seen: &Seen| {
+        let came = wanted.is_some_and(|wanted| seen.counts.frames >= wanted);
+        (came && !is_away(seen)) || !is_alive(seen)
+    };
     let interrupted = tokio::select! {
         _ = viewer.until(limit, enough) => false,
         result = tokio::signal::ctrl_c() => result.is_ok(),
     };
-    judge(&viewer.seen(), room, wanted, interrupted)
+    let seen = viewer.seen();
+    if wanted.is_some() && is_alive(&seen) && is_away(&seen) && !interrupted {
+        return Err(no_frames(&seen, limit));
+    }
+    judge(&seen, room, wanted, interrupted)
 }
 
 /// Returns the report, unless too little came. `wanted` is how many frames, `None` whatever comes
@@ -341,24 +347,34 @@ fn no_connection(seen: Seen) -> WatchError {
 
 /// Waits until there is something to see.
 async fn first_frame(viewer: &mut Viewer) -> Result<(), WatchError> {
-    let decided = |seen: &Seen| seen.counts.frames > 0 || !is_alive(seen);
-    let seen = match viewer.until(FIRST_FRAME_TIMEOUT, decided).await {
-        Ok(seen) if seen.counts.frames > 0 => return Ok(()),
-        Ok(seen) => seen,
-        Err(seen) => *seen,
-    };
+    let came = |seen: &Seen| seen.counts.frames > 0 && !is_away(seen);
+    let decided = |seen: &Seen| came(seen) || !is_alive(seen);
+    match viewer.until(FIRST_FRAME_TIMEOUT, decided).await {
+        Ok(seen) if came(&seen) => Ok(()),
+        Ok(seen) => Err(no_frames(&seen, FIRST_FRAME_TIMEOUT)),
+        Err(seen) => Err(no_frames(&seen, FIRST_FRAME_TIMEOUT)),
+    }
+}
+
+fn no_frames(seen: &Seen, waited: Duration) -> WatchError {
     let device = match &seen.state {
-        _ if !is_alive(&seen) => "the connection was lost".to_owned(),
+        _ if !is_alive(seen) => "the connection was lost".to_owned(),
         Some(state) if !state.camera => "the camera is switched off".to_owned(),
         Some(state) if state.video == "none" => "the device has no camera".to_owned(),
         Some(state) if !state.detail.is_empty() => state.detail.clone(),
         Some(state) => format!("the device's video is {:?}", state.video),
         None => "the device told no state".to_owned(),
     };
-    Err(WatchError::NoFrames {
-        waited_s: FIRST_FRAME_TIMEOUT.as_secs(),
+    WatchError::NoFrames {
+        waited_s: waited.as_secs(),
         reason: format!("{device}; {} video packets came", seen.counts.video_packets),
-    })
+    }
+}
+
+/// Whether the device says that its camera is away: then its pictures say that as well, and show nothing.
+fn is_away(seen: &Seen) -> bool {
+    let state = seen.state.as_ref();
+    state.is_some_and(|state| !state.camera || state.video == "waiting")
 }
 
 fn is_alive(seen: &Seen) -> bool {

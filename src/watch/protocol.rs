@@ -136,6 +136,19 @@ pub enum Command {
     },
     /// Asks for a picture that a decoder can start at.
     RequestKeyframe,
+    /// Asks what can be set of the camera.
+    ListControls,
+    /// Sets one of the camera's controls.
+    SetControl {
+        /// Its id.
+        control: &'static str,
+        /// The value.
+        value: i64,
+    },
+    /// Sets all of them to their defaults.
+    ResetControls,
+    /// Asks for the newest picture as a file.
+    Snapshot,
 }
 
 impl Command {
@@ -159,6 +172,13 @@ pub enum FromDevice {
     Reply(Reply),
     /// How the device is.
     State(DeviceState),
+    /// What can be set of the camera: all of it, or what changed.
+    Controls {
+        /// Whether these are all.
+        are_all: bool,
+        /// The controls.
+        controls: Vec<Setting>,
+    },
     /// Something of a later version, or nothing readable.
     Unknown,
 }
@@ -171,6 +191,43 @@ pub struct Reply {
     /// Why it was refused.
     #[serde(default)]
     pub error: Option<Refusal>,
+    /// To what a control was set.
+    #[serde(default)]
+    pub value: Option<i64>,
+    /// The controls that were asked for.
+    #[serde(default)]
+    pub controls: Option<Vec<Setting>>,
+    /// The file that follows.
+    #[serde(default)]
+    pub snapshot: Option<File>,
+}
+
+/// A file that is announced.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+pub struct File {
+    /// How long it is.
+    pub bytes: usize,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+}
+
+/// A control of the camera, as far as it matters here.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+pub struct Setting {
+    /// Its id, e.g. `brightness`.
+    pub id: String,
+    /// Lowest value.
+    pub minimum: i64,
+    /// Highest value.
+    pub maximum: i64,
+    /// The driver's default.
+    pub default: i64,
+    /// As it is.
+    pub value: i64,
+    /// Another control governs it.
+    pub inactive: bool,
 }
 
 /// How the device is.
@@ -202,9 +259,21 @@ impl FromDevice {
             #[serde(rename = "type")]
             kind: Option<String>,
         }
+        #[derive(Deserialize)]
+        struct Told {
+            controls: Vec<Setting>,
+        }
         let kind = serde_json::from_str(text).map(|Kind { kind }| kind);
         match kind.as_ref().map(Option::as_deref) {
             Ok(Some("state")) => serde_json::from_str(text).map_or(Self::Unknown, Self::State),
+            Ok(Some(kind @ ("controls" | "controls_changed"))) => {
+                let are_all = kind == "controls";
+                let told = serde_json::from_str(text);
+                told.map_or(Self::Unknown, |Told { controls }| Self::Controls {
+                    are_all,
+                    controls,
+                })
+            }
             Ok(None) => serde_json::from_str(text).map_or(Self::Unknown, Self::Reply),
             Ok(Some(_)) | Err(_) => Self::Unknown,
         }
@@ -288,14 +357,16 @@ mod tests {
     #[test]
     fn replies_and_states_are_told_apart() {
         let reply = FromDevice::parse(r#"{"id":7,"ok":true}"#);
-        let accepted = Reply {
-            id: Some(7),
-            error: None,
+        let FromDevice::Reply(Reply { id, error, .. }) = reply else {
+            panic!("{reply:?}");
         };
-        assert_eq!(reply, FromDevice::Reply(accepted));
+        assert_eq!((id, error), (Some(7), None));
         let refused =
             FromDevice::parse(r#"{"id":null,"error":{"code":"bad-command","message":"no"}}"#);
-        let FromDevice::Reply(Reply { id: None, error }) = refused else {
+        let FromDevice::Reply(Reply {
+            id: None, error, ..
+        }) = refused
+        else {
             panic!("{refused:?}");
         };
         assert_eq!(error.unwrap().code, "bad-command");

@@ -4,11 +4,14 @@
 
 use std::time::Instant;
 
-use super::protocol::{DeviceState, Refusal, Reply};
+use super::protocol::{DeviceState, Refusal, Reply, Setting};
 use super::tally::Counts;
 
 /// How many candidates, refusals and replies are kept; later ones are dropped.
 const MAX_KEPT: usize = 32;
+
+/// Longest file that is kept, in bytes.
+const MAX_FILE_BYTES: usize = 8 << 20;
 
 /// What a viewer has seen so far.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +44,10 @@ pub struct Seen {
     pub remote_candidates: Vec<String>,
     /// Whether the room server's connection is there.
     pub in_room: bool,
+    /// What can be set of the camera, as the device told it last.
+    pub controls: Vec<Setting>,
+    /// The file that came last, or as much of it as is here.
+    pub file: Vec<u8>,
     /// What came in.
     pub counts: Counts,
 }
@@ -50,6 +57,26 @@ impl Seen {
     #[must_use]
     pub fn refusal(&self) -> Option<&Refusal> {
         self.refusals.first()
+    }
+
+    /// Takes what the device told of the camera's controls: all of them, or those that changed.
+    pub(super) fn handle_controls(&mut self, are_all: bool, told: Vec<Setting>) {
+        if are_all {
+            self.controls = told;
+            return;
+        }
+        for new in told {
+            if let Some(old) = self.controls.iter_mut().find(|old| old.id == new.id) {
+                *old = new;
+            }
+        }
+    }
+
+    /// Takes a piece of a file.
+    pub(super) fn handle_piece(&mut self, piece: &[u8]) {
+        if self.file.len() + piece.len() <= MAX_FILE_BYTES {
+            self.file.extend_from_slice(piece);
+        }
     }
 
     /// Returns whether the peer connection runs, and was made with this `instance` of the device.

@@ -403,6 +403,7 @@ impl Driver {
                 });
             }
             PeerEvent::Control(text) => self.handle_control(&text),
+            PeerEvent::Piece(piece) => self.seen.send_modify(|seen| seen.handle_piece(&piece)),
         }
     }
 
@@ -412,15 +413,26 @@ impl Driver {
                 seen.state = Some(state);
                 seen.states += 1;
             }),
-            FromDevice::Reply(reply) => match reply.id.and_then(|id| self.pending.remove(&id)) {
-                Some(waiting) => {
-                    if waiting.send(reply).is_err() {
-                        tracing::debug!("nobody waits for this reply any more");
-                    }
-                }
-                None => self.seen.send_modify(|seen| keep(&mut seen.replies, reply)),
-            },
+            FromDevice::Controls { are_all, controls } => self
+                .seen
+                .send_modify(|seen| seen.handle_controls(are_all, controls)),
+            FromDevice::Reply(reply) if reply.snapshot.is_some() => {
+                self.seen.send_modify(|seen| seen.file.clear());
+                self.handle_reply(reply);
+            }
+            FromDevice::Reply(reply) => self.handle_reply(reply),
             FromDevice::Unknown => tracing::debug!("passed over a control message"),
+        }
+    }
+
+    fn handle_reply(&mut self, reply: Reply) {
+        match reply.id.and_then(|id| self.pending.remove(&id)) {
+            Some(waiting) => {
+                if waiting.send(reply).is_err() {
+                    tracing::debug!("nobody waits for this reply any more");
+                }
+            }
+            None => self.seen.send_modify(|seen| keep(&mut seen.replies, reply)),
         }
     }
 

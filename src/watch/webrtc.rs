@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rtc::ice::mdns::MulticastDnsMode;
 use rtc::peer_connection::configuration::media_engine::{
     MIME_TYPE_H264, MIME_TYPE_OPUS, MIME_TYPE_RTX,
@@ -62,6 +63,8 @@ pub(super) enum PeerEvent {
     ControlOpen,
     /// The device said something on the control channel.
     Control(String),
+    /// A piece of a file that the device announced there.
+    Piece(Bytes),
     /// The control channel is gone.
     ControlClosed,
 }
@@ -303,6 +306,9 @@ async fn forward_control(control: Arc<dyn DataChannel>, events: mpsc::Sender<Pee
     while let Some(event) = control.poll().await {
         let event = match event {
             DataChannelEvent::OnOpen => PeerEvent::ControlOpen,
+            DataChannelEvent::OnMessage(message) if !message.is_string => {
+                PeerEvent::Piece(message.data.freeze())
+            }
             DataChannelEvent::OnMessage(message) => {
                 PeerEvent::Control(String::from_utf8_lossy(&message.data).into_owned())
             }

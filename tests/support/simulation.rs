@@ -61,6 +61,8 @@ pub(crate) struct Simulation {
     /// The device's, where [`Self::with_microphone`] made it.
     pub(crate) answer: String,
     microphone: Option<RTCRtpSenderId>,
+    /// What came in binary messages, one behind the other.
+    pub(crate) file: Vec<u8>,
     browser: RTCPeerConnection,
     channel: Option<RTCDataChannelId>,
     channel_open: bool,
@@ -207,6 +209,7 @@ impl Simulation {
             events: Vec::new(),
             received: Vec::new(),
             control: Vec::new(),
+            file: Vec::new(),
             browser,
             answer: String::new(),
             microphone: None,
@@ -448,6 +451,9 @@ impl Simulation {
                     timestamp: packet.header.timestamp,
                     marker: packet.header.marker,
                 }),
+                RTCMessage::DataChannelMessage(_, message) if !message.is_string => {
+                    self.file.extend_from_slice(&message.data);
+                }
                 RTCMessage::DataChannelMessage(_, message) => {
                     let text = String::from_utf8(message.data.to_vec());
                     self.control.push(text.unwrap());
@@ -491,5 +497,6 @@ pub(crate) fn frame(is_keyframe: bool, bytes: usize, captured_at: Instant) -> Ar
         captured_at,
         is_keyframe,
         keyframes_on_demand: true,
+        is_placeholder: false,
     })
 }

@@ -11,6 +11,7 @@ use crate::control::SourceStatus;
 use crate::h264::annexb::nal_units;
 use crate::progress::Progress;
 use crate::video::capture::{self, CaptureRequest};
+use crate::video::desk::desk;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -216,9 +217,7 @@ esac"#,
     let (_settings, configured) = watch::channel(config);
     let (request, requests) = watch::channel(CaptureRequest {
         run: true,
-        shutdown: false,
-        bitrate_bps: 0,
-        keyframe_serial: 0,
+        ..CaptureRequest::default()
     });
     let (frames_in, mut frames) = broadcast::channel(1_024);
     let (status_in, mut status) = watch::channel(SourceStatus::Off);
@@ -229,13 +228,15 @@ esac"#,
         frames_in,
         status_in,
         Progress::default(),
+        desk().0,
     )
     .unwrap();
     let watched = async {
         // One picture of the second attempt, then those of the third, each from a keyframe on.
         let mut keyframes = 0;
         while keyframes < 2 {
-            keyframes += usize::from(frames.recv().await.unwrap().is_keyframe);
+            let frame = frames.recv().await.unwrap();
+            keyframes += usize::from(frame.is_keyframe && !frame.is_placeholder);
         }
         let is_live = |status: &SourceStatus| matches!(status, SourceStatus::Live { .. });
         status.wait_for(is_live).await.unwrap();

@@ -56,6 +56,10 @@ pub(super) const QUERYCTRL: Request<sys::v4l2_queryctrl> =
     Request::new(vidioc::VIDIOC_QUERYCTRL, "VIDIOC_QUERYCTRL");
 pub(super) const S_CTRL: Request<sys::v4l2_control> =
     Request::new(vidioc::VIDIOC_S_CTRL, "VIDIOC_S_CTRL");
+pub(super) const G_CTRL: Request<sys::v4l2_control> =
+    Request::new(vidioc::VIDIOC_G_CTRL, "VIDIOC_G_CTRL");
+pub(super) const QUERYMENU: Request<sys::v4l2_querymenu> =
+    Request::new(vidioc::VIDIOC_QUERYMENU, "VIDIOC_QUERYMENU");
 pub(super) const REQBUFS: Request<sys::v4l2_requestbuffers> =
     Request::new(vidioc::VIDIOC_REQBUFS, "VIDIOC_REQBUFS");
 pub(super) const QUERYBUF: Request<sys::v4l2_buffer> =
@@ -93,6 +97,8 @@ unsafe impl Zeroable for sys::v4l2_streamparm {}
 unsafe impl Zeroable for sys::v4l2_captureparm {}
 // SAFETY: as above.
 unsafe impl Zeroable for sys::v4l2_queryctrl {}
+// SAFETY: as above.
+unsafe impl Zeroable for sys::v4l2_querymenu {}
 // SAFETY: as above.
 unsafe impl Zeroable for sys::v4l2_requestbuffers {}
 // SAFETY: as above.
