@@ -16,6 +16,7 @@ use roomcam::watch::seen::Seen;
 use roomcam::watch::viewer::Viewer;
 use serde_json::Value;
 
+use crate::doctoring::finding;
 use crate::support::chromium::{Chromium, Setup};
 use crate::support::guest::{Guest, PATIENCE};
 
@@ -333,6 +334,160 @@ async fn sigterm_ends_it_in_two_seconds_with_a_viewer_and_open_devices() {
     assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
     assert_eq!(guest.holders("/dev/video0").len(), 0);
     viewer.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn all_devices_are_listed_with_what_they_offer() {
+    let mut guest = Guest::start(&[VIVID, LOOPBACK, ENCODER, SOUND_CARD]).await;
+    guest.run("v4l2-ctl -d /dev/video0 --stream-mmap >/dev/null 2>&1 & sleep 1");
+    let listing = guest.run(&format!("chroot /host {} devices --json", roomcam()));
+    let listing: Value = serde_json::from_str(&listing).expect("a listing");
+    let named = |list: &str, key: &str, name: &str| {
+        let mut all = listing[list].as_array().expect("a list").iter();
+        let found = all.find(|one| one[key].as_str().is_some_and(|n| n.contains(name)));
+        found.unwrap_or_else(|| panic!("no {name} in {listing:#}"))
+    };
+    let vivid = named("cameras", "card", "vivid");
+    assert_eq!(vivid["path"], "/dev/video0");
+    assert_eq!(vivid["bus"], "platform:vivid-000");
+    let holder = vivid["held_by"].as_str().expect("its holder");
+    assert!(holder.starts_with("v4l2-ctl (pid "), "{holder}");
+    let formats = vivid["formats"].as_array().expect("formats");
+    let yuyv = formats.iter().find(|format| format["fourcc"] == "YUYV");
+    let yuyv = yuyv.expect("vivid has it");
+    assert_eq!(yuyv["usable"], true);
+    let size = &yuyv["sizes"][0];
+    assert_eq!(
+        (&size["width"], &size["height"]),
+        (&320.into(), &180.into())
+    );
+    assert!(size["rates"][0].as_f64() > Some(1.0), "{size}");
+    // A loopback that nobody writes to is no camera, and this encoder makes no H264.
+    let problem = |thing: &Value| thing["problem"].as_str().unwrap_or_default().to_owned();
+    assert!(problem(named("cameras", "card", "Loopback")).contains("offers"));
+    let encoder = named("encoders", "name", "encoder");
+    assert_eq!(encoder["formats"], serde_json::json!(["FWHT"]));
+    assert_eq!(problem(encoder), "does not encode to H264");
+    assert!(named("encoders", "name", "OpenH264")["problem"].is_null());
+    for list in ["microphones", "speakers"] {
+        let card = named(list, "card_id", "Loopback");
+        assert_eq!(card["pcm"], "plughw:CARD=Loopback,DEV=0");
+        let formats = card["formats"].as_array().expect("formats");
+        assert!(formats.contains(&"S16_LE".into()), "{card}");
+        let rates = card["rates_hz"].as_array().expect("rates");
+        assert!(rates.contains(&48_000.into()), "{card}");
+    }
+    let automatic = &listing["automatic"];
+    assert_eq!(automatic["camera"]["source"], "/dev/video0");
+    assert_eq!(automatic["camera"]["because"], "it is the only one");
+    assert_eq!(automatic["encoder"]["source"], "software");
+    assert_eq!(
+        automatic["microphone"]["source"],
+        "plughw:CARD=Loopback,DEV=0"
+    );
+    let text = guest.run(&format!("chroot /host {} devices", roomcam()));
+    assert!(
+        text.lines().all(|line| line.chars().count() <= 80),
+        "{text}"
+    );
+    assert!(text.contains("* /dev/video0   vivid"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn the_doctor_gets_a_frame_and_sound_and_says_who_is_in_the_way() {
+    let mut guest = Guest::start(&[VIVID, SOUND_CARD]).await;
+    let configuration = format!("{}[audio]\nsource = \"auto\"", video("vivid"));
+    let configuration = format!("{configuration}\n[server]\nlisten = \"0.0.0.0:8080\"");
+    guest.run(&format!(
+        "cat >/run/doctor.toml <<'END'\n{configuration}\nEND"
+    ));
+
+    play_a_tone(&mut guest);
+    let (code, report) = doctor(&mut guest, roomcam());
+    assert_eq!(code, 0, "{report:#}");
+    let [level, text, _] = finding(&report, "camera");
+    assert!(
+        level == "ok" && text.contains("first frame after"),
+        "{text}"
+    );
+    let [level, text, _] = finding(&report, "microphone");
+    assert!(
+        level == "ok" && text.contains(" dB at its loudest"),
+        "{text}"
+    );
+    assert_eq!(finding(&report, "page")[0], "ok");
+
+    guest.run("killall speaker-test");
+    let (code, report) = doctor(&mut guest, roomcam());
+    assert_eq!(code, 0, "silence ends nothing");
+    let silent = finding(&report, "microphone");
+    assert!(
+        silent[0] == "warning" && silent[1].contains("silent"),
+        "{silent:?}"
+    );
+    assert_eq!(silent[2], "alsamixer --card Loopback --view capture");
+
+    guest.run("v4l2-ctl -d /dev/video0 --stream-mmap >/dev/null 2>&1 & echo $! >/run/holder");
+    guest.run_until_it_succeeds(
+        "v4l2-ctl -d /dev/video0 --stream-mmap --stream-count=1 2>&1 | grep -q busy",
+    );
+    let (code, report) = doctor(&mut guest, roomcam());
+    let [level, text, remedy] = finding(&report, "camera");
+    assert_eq!((code, level), (1, "error"));
+    assert!(text.contains("in use by v4l2-ctl (pid "), "{text}");
+    guest.run(&format!(
+        "test $(cat /run/holder) = \"$(echo {remedy} | cut -d' ' -f2)\""
+    ));
+    guest.run(remedy);
+
+    // One that is not in the group that owns the camera.
+    guest.run(&format!("cp /host{} /run/roomcam", roomcam()));
+    let group = "$(grep ^video: /host/etc/group | cut -d: -f3)";
+    guest.run(&format!(
+        "chown 0:{group} /dev/video0 && chmod 660 /dev/video0"
+    ));
+    let nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups /run/roomcam";
+    let (code, report) = doctor(&mut guest, nobody);
+    let [level, text, remedy] = finding(&report, "video access");
+    assert_eq!((code, level), (1, "error"));
+    assert!(text.contains("nobody may not open /dev/video0"), "{text}");
+    assert!(
+        remedy.starts_with("sudo usermod -aG video nobody"),
+        "{remedy}"
+    );
+    assert_eq!(finding(&report, "camera")[0], "error");
+
+    // Its own daemon is in nobody's way.
+    guest.start_daemon(&format!("{}{NO_SOUND}", video("vivid")));
+    let mut viewer = join(&guest).await;
+    until_more_frames(&mut viewer).await;
+    let (code, report) = doctor(&mut guest, roomcam());
+    assert_eq!(code, 0, "{report:#}");
+    let [level, text, _] = finding(&report, "camera");
+    assert!(
+        level == "ok" && text.contains("by the running service"),
+        "{text}"
+    );
+    assert!(finding(&report, "page")[1].contains("by roomcam"));
+    until_more_frames(&mut viewer).await;
+    viewer.leave().await;
+}
+
+/// Runs the doctor in the guest; returns its exit code and its report.
+fn doctor(guest: &mut Guest, program: &str) -> (i32, Value) {
+    let command = format!("chroot /host {program} doctor --json --config /run/doctor.toml");
+    let (code, report) = guest.attempt(&command);
+    let report = serde_json::from_str(&report);
+    (
+        code,
+        report.unwrap_or_else(|error| panic!("{error}: {code}")),
+    )
+}
+
+const fn roomcam() -> &'static str {
+    env!("CARGO_BIN_EXE_roomcam")
 }
 
 /// Runs `roomcam watch` on the host and returns its report.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Every outside thing is used in one place, which is named after it.
 const OWNERS: &[(&str, &[&str])] = &[
-    ("alsa::", &["src/audio/alsa.rs"]),
+    ("alsa::", &["src/audio/alsa.rs", "src/audio/alsa/cards.rs"]),
     (
         "axum::",
         &[

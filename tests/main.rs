@@ -8,6 +8,8 @@ mod connecting;
 #[cfg(test)]
 mod dialects;
 #[cfg(test)]
+mod doctoring;
+#[cfg(test)]
 mod emulated;
 #[cfg(test)]
 mod guest;

@@ -52,7 +52,7 @@ mod report;
 mod room;
 mod session;
 mod stun;
-mod turn;
+pub mod turn;
 pub mod udp;
 
 use demux::{Demux, Via};
