@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod browser;
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod connecting;
 #[cfg(test)]
 mod dialects;

@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::devices::{self, CameraInfo, Found};
 use super::format::{Choice, FormatInfo, FourCc, Size, Sizes};
+use super::openh264::has_assembly;
 use super::v4l2::Device;
-use super::{VideoError, holder, openh264, rpicam, v4l2_encoder};
+use super::{VideoError, holder, rpicam, v4l2_encoder};
 use crate::config;
 
 pub use super::csi::CsiCamera;
@@ -180,7 +181,7 @@ pub fn encoders() -> Vec<Encoder> {
         name: "OpenH264".to_owned(),
         driver: String::new(),
         formats: vec![FourCc::H264],
-        problem: (!openh264::has_assembly())
+        problem: (!has_assembly())
             .then(|| "built without its assembly, which takes twice the CPU".to_owned()),
         held_by: None,
     };
