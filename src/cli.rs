@@ -32,10 +32,14 @@ pub enum Command {
     Serve(Serve),
     /// Watch a device without a screen: count what comes, and say whether it did.
     Watch(Watch),
-    /// List cameras and microphones.
+    /// List cameras, encoders, microphones and speakers.
     Devices(Devices),
-    /// Check a configuration, camera and microphone, and say what is wrong.
-    Check(Check),
+    /// Say whether it would work here, and what mends what does not.
+    ///
+    /// Looks at the machine, the rights of the service's user, the configuration, a frame of each camera, the
+    /// encoders, a second of sound, the ports, the room server, STUN and TURN. Exits with 0 where the daemon
+    /// would work, with 1 where it would not, and with 78 where its configuration is wrong.
+    Doctor(Doctor),
     /// Print the link to the page, with the key, and a QR code of it.
     Url(Url),
 }
@@ -130,12 +134,15 @@ pub struct Devices {
     pub json: bool,
 }
 
-/// `roomcam check`
+/// `roomcam doctor`
 #[derive(Debug, Args)]
-pub struct Check {
-    /// Configuration file; without one, the defaults.
+pub struct Doctor {
+    /// Configuration file; without one, that of the installed service, or else the defaults.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `roomcam url`

@@ -71,3 +71,19 @@ pub mod turn;
 pub mod video;
 pub mod viewer;
 pub mod watch;
+
+/// Runs `work` on this thread, which is enough: media has its own.
+///
+/// # Errors
+///
+/// Where the system has no place for another reactor.
+pub fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()?;
+    let outcome = runtime.block_on(work);
+    // A name that is still being looked up must not hold up the end.
+    runtime.shutdown_background();
+    Ok(outcome)
+}

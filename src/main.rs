@@ -8,14 +8,18 @@ use clap::Parser as _;
 use roomcam::cli::{Cli, Command};
 use roomcam::config::ConfigError;
 use roomcam::daemon::{self, DaemonError, Mode};
-use roomcam::{inspect, logging, share, watch};
+use roomcam::{block_on, inspect, logging, share, watch};
 
 /// `EX_CONFIG` of sysexits.h: the unit is not started again before someone has mended the file.
 const WRONG_CONFIGURATION: u8 = 78;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    logging::init(cli.verbose);
+    // These say what they find by themselves.
+    let is_told = matches!(cli.command, Command::Devices(_) | Command::Doctor(_));
+    if !is_told || cli.verbose > 0 {
+        logging::init(cli.verbose);
+    }
     match run(cli.command) {
         Ok(code) => code,
         Err(error) => {
@@ -58,20 +62,8 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             block_on(watch::run(options.into(), json, &mut out))??;
         }
         Command::Devices(devices) => inspect::devices(devices.json)?,
-        Command::Check(check) => return inspect::check(check.config.as_ref()),
+        Command::Doctor(doctor) => return Ok(inspect::doctor(doctor.config, doctor.json)?),
         Command::Url(url) => share::url(url.config, url.talk)?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Runs `work` on this thread, which is enough: media has its own.
-fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()?;
-    let outcome = runtime.block_on(work);
-    // A name that is still being looked up must not hold up the end.
-    runtime.shutdown_background();
-    Ok(outcome)
 }

@@ -101,16 +101,25 @@ pub fn url(config: Option<PathBuf>, talk: bool) -> Result<(), ShareError> {
 
 /// Which configuration is meant, and where its key is.
 #[derive(Debug, Eq, PartialEq)]
-struct Place {
-    config: Option<PathBuf>,
-    state: PathBuf,
+pub(crate) struct Place {
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) state: PathBuf,
     /// The key that the service is handed by systemd (`LoadCredential=`), where it is installed.
-    credential: Option<PathBuf>,
+    pub(crate) credential: Option<PathBuf>,
 }
 
 impl Place {
+    /// Returns the unit that runs with this configuration, where it is installed.
+    pub(crate) fn unit(&self) -> Option<String> {
+        let name = self.credential.as_ref()?.file_stem()?.to_str()?;
+        Some(match name {
+            "roomcam" => "roomcam.service".to_owned(),
+            other => format!("roomcam@{other}.service"),
+        })
+    }
+
     /// Without a file it is the installed service's, where there is one.
-    fn of(config: Option<PathBuf>) -> Self {
+    pub(crate) fn of(config: Option<PathBuf>) -> Self {
         let installed = || Path::new(INSTALLED).join("roomcam.toml");
         let config = config.or_else(|| Some(installed()).filter(|path| path.exists()));
         let name = config
@@ -207,7 +216,11 @@ mod tests {
         );
         let key = place("attic.toml").credential;
         assert_eq!(key.as_deref(), Some(Path::new("/etc/roomcam/attic.key")));
-        assert_eq!(Place::of(Some("mine.toml".into())).credential, None);
+        let unit = |name| place(name).unit().unwrap();
+        assert_eq!(unit("roomcam.toml"), "roomcam.service");
+        assert_eq!(unit("attic.toml"), "roomcam@attic.service");
+        let mine = Place::of(Some("mine.toml".into()));
+        assert_eq!((mine.unit(), mine.credential), (None, None));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::doctoring::finding;
 use crate::support::emulated::{self, Emulated, printed, script};
 
 /// The oldest release that the package is for: glibc 2.31, systemd 247, Linux 5.10.
@@ -67,6 +68,7 @@ fn is_seen_and_heard_after_installation_death_and_reboot(suite: &str) {
     assert!(log.contains("sound is live source=plughw"), "{log}");
     assert_eq!(opens(&mut machine, "video0"), 0);
     assert_ne!(opens(&mut machine, "kmsg"), 0);
+    is_built_with_its_assembly_and_well(&mut machine);
 
     machine.run(
         "sed --in-place 's/fps = 15/fps = 10/' /etc/roomcam/roomcam.toml; systemctl reload roomcam",
@@ -80,6 +82,20 @@ fn is_seen_and_heard_after_installation_death_and_reboot(suite: &str) {
     machine.reboot();
     assert_eq!(machine.run("systemctl is-active roomcam"), "active");
     assert_eq!(is_seen_and_heard(&mut machine), link);
+}
+
+/// The encoder that is in the package uses NEON, and the doctor finds the service and its devices well.
+fn is_built_with_its_assembly_and_well(machine: &mut Emulated) {
+    let listing: Value =
+        serde_json::from_str(&machine.run("roomcam devices --json")).expect("JSON");
+    let encoders = listing["encoders"].as_array().expect("a list");
+    let software = encoders.last().expect("OpenH264");
+    assert!(software["problem"].is_null(), "{software}");
+    let report = machine.run("roomcam doctor --json || true");
+    let report: Value = serde_json::from_str(&report).expect("JSON");
+    for check in ["service", "video access", "audio access", "camera", "page"] {
+        assert_eq!(finding(&report, check)[0], "ok", "{report:#}");
+    }
 }
 
 /// All of the unit is understood, and means the same.

@@ -19,8 +19,9 @@ use roomcam::watch::viewer::Viewer;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::speaking::{MICROPHONE, TALK, tone_in, wait_for_notice};
 use crate::camera::is_notice;
+use crate::doctoring::finding;
+use crate::speaking::{MICROPHONE, TALK, tone_in, wait_for_notice};
 use crate::support::chromium::{Chromium, Setup};
 use crate::support::guest::{Guest, PATIENCE};
 
@@ -493,6 +494,220 @@ async fn a_browser_speaks_through_the_sound_card_and_is_told_what_is_wrong_with_
     page.let_go().await;
     page.wait_for_status("Live").await;
     page.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn all_devices_are_listed_with_what_they_offer() {
+    let mut guest = Guest::start(&[VIVID, ENCODER, SOUND_CARD]).await;
+    guest.run("v4l2-ctl -d /dev/video0 --stream-mmap >/dev/null 2>&1 & sleep 1");
+    let listing = guest.run(&format!("chroot /host {} devices --json", roomcam()));
+    let listing: Value = serde_json::from_str(&listing).expect("a listing");
+    let named = |list: &str, key: &str, name: &str| {
+        let mut all = listing[list].as_array().expect("a list").iter();
+        let found = all.find(|one| one[key].as_str().is_some_and(|n| n.contains(name)));
+        found.unwrap_or_else(|| panic!("no {name} in {listing:#}"))
+    };
+    let vivid = named("cameras", "card", "vivid");
+    assert_eq!(vivid["path"], "/dev/video0");
+    assert_eq!(vivid["bus"], "platform:vivid-000");
+    let holder = vivid["held_by"].as_str().expect("its holder");
+    assert!(holder.starts_with("v4l2-ctl (pid "), "{holder}");
+    let formats = vivid["formats"].as_array().expect("formats");
+    let yuyv = formats.iter().find(|format| format["fourcc"] == "YUYV");
+    let yuyv = yuyv.expect("vivid has it");
+    assert_eq!(yuyv["usable"], true);
+    let size = &yuyv["sizes"][0];
+    assert_eq!(
+        (&size["width"], &size["height"]),
+        (&320.into(), &180.into())
+    );
+    assert!(size["rates"][0].as_f64() > Some(1.0), "{size}");
+    let problem = |thing: &Value| thing["problem"].as_str().unwrap_or_default().to_owned();
+    let encoder = named("encoders", "name", "encoder");
+    assert_eq!(encoder["formats"], serde_json::json!(["FWHT"]));
+    assert_eq!(problem(encoder), "does not encode to H264");
+    assert!(named("encoders", "name", "OpenH264")["problem"].is_null());
+    for list in ["microphones", "speakers"] {
+        let card = named(list, "card_id", "Loopback");
+        assert_eq!(card["pcm"], "plughw:CARD=Loopback,DEV=0");
+        let formats = card["formats"].as_array().expect("formats");
+        assert!(formats.contains(&"S16_LE".into()), "{card}");
+        let rates = card["rates_hz"].as_array().expect("rates");
+        assert!(rates.contains(&48_000.into()), "{card}");
+    }
+    let automatic = &listing["automatic"];
+    assert_eq!(automatic["camera"]["source"], "/dev/video0");
+    assert_eq!(automatic["camera"]["because"], "it is the only one");
+    assert_eq!(automatic["encoder"]["source"], "software");
+    assert_eq!(
+        automatic["microphone"]["source"],
+        "plughw:CARD=Loopback,DEV=0"
+    );
+    let text = guest.run(&format!("chroot /host {} devices", roomcam()));
+    assert!(
+        text.lines().all(|line| line.chars().count() <= 80),
+        "{text}"
+    );
+    assert!(text.contains("* /dev/video0   vivid"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn the_doctor_gets_a_frame_and_sound_and_says_who_is_in_the_way() {
+    let mut guest = Guest::start(&[VIVID, SOUND_CARD]).await;
+    let configuration = format!("{}[audio]\nsource = \"auto\"", video("vivid"));
+    let configuration = format!("{configuration}\n[server]\nlisten = \"0.0.0.0:8080\"");
+    let lines = configuration.replace('\n', "\\n");
+    guest.run(&format!("printf '{lines}\\n' >/run/doctor.toml"));
+
+    play_a_tone(&mut guest);
+    let (code, report) = doctor(&mut guest, roomcam());
+    assert_eq!(code, 0, "{report:#}");
+    let [level, text, _] = finding(&report, "camera");
+    assert!(
+        level == "ok" && text.contains("first frame after"),
+        "{text}"
+    );
+    let [level, text, _] = finding(&report, "microphone");
+    assert!(
+        level == "ok" && text.contains(" dB at its loudest"),
+        "{text}"
+    );
+    assert_eq!(finding(&report, "page")[0], "ok");
+
+    guest.run("killall speaker-test");
+    let (code, report) = doctor(&mut guest, roomcam());
+    assert_eq!(code, 0, "silence ends nothing");
+    let silent = finding(&report, "microphone");
+    assert!(
+        silent[0] == "warning" && silent[1].contains("silent"),
+        "{silent:?}"
+    );
+    assert_eq!(silent[2], "alsamixer --card Loopback --view capture");
+
+    guest.run("v4l2-ctl -d /dev/video0 --stream-mmap >/dev/null 2>&1 & echo $! >/run/holder");
+    guest.run_until_it_succeeds(
+        "v4l2-ctl -d /dev/video0 --stream-mmap --stream-count=1 2>&1 | grep -q busy",
+    );
+    let (code, report) = doctor(&mut guest, roomcam());
+    let [level, text, remedy] = finding(&report, "camera");
+    assert_eq!((code, level), (1, "error"));
+    assert!(text.contains("in use by v4l2-ctl (pid "), "{text}");
+    guest.run(&format!(
+        "test $(cat /run/holder) = \"$(echo {remedy} | cut -d' ' -f2)\""
+    ));
+    guest.run(remedy);
+
+    // One that is not in the group that owns the camera.
+    guest.run(&format!("cp /host{} /run/roomcam", roomcam()));
+    let group = "$(grep ^video: /host/etc/group | cut -d: -f3)";
+    guest.run(&format!(
+        "chown 0:{group} /dev/video0 && chmod 660 /dev/video0"
+    ));
+    let nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups /run/roomcam";
+    let (code, report) = doctor(&mut guest, nobody);
+    let [level, text, remedy] = finding(&report, "video access");
+    assert_eq!((code, level), (1, "error"));
+    assert!(text.contains("nobody may not open /dev/video0"), "{text}");
+    assert!(
+        remedy.starts_with("sudo usermod -aG video nobody"),
+        "{remedy}"
+    );
+    assert_eq!(finding(&report, "camera")[0], "error");
+
+    // Its own daemon is in nobody's way.
+    guest.start_daemon(&format!("{}{NO_SOUND}", video("vivid")));
+    let mut viewer = join(&guest).await;
+    until_more_frames(&mut viewer).await;
+    let (code, report) = doctor(&mut guest, roomcam());
+    assert_eq!(code, 0, "{report:#}");
+    let [level, text, _] = finding(&report, "camera");
+    assert!(
+        level == "ok" && text.contains("by the running service"),
+        "{text}"
+    );
+    assert!(finding(&report, "page")[1].contains("by roomcam"));
+    until_more_frames(&mut viewer).await;
+    viewer.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn real_devices_keep_the_facts_that_every_source_keeps() {
+    let mut guest = Guest::start(&[TWO_VIVIDS, LOOPBACK]).await;
+    guest.run(&conform("/dev/video0", "on-demand"));
+    guest.run(&conform("/dev/video1", "on-demand"));
+    for (format, each, promised) in [("H264", 15, "unasked"), ("MJPG", 0, "on-demand")] {
+        start_camera(&mut guest, format, each);
+        guest.run(&conform("/dev/video20", promised));
+        guest.run("kill $(cat /run/camera.pid)");
+        guest.run_until_it_succeeds("! kill -0 $(cat /run/camera.pid)");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn every_fault_of_a_device_is_an_error_after_which_it_is_opened_again() {
+    let mut guest = Guest::start(&[TWO_VIVIDS]).await;
+    let control = "v4l2-ctl -d /dev/video";
+    let is_ended_by = |guest: &mut Guest, node: u32, fault: &str| {
+        let watched = conform(&format!("/dev/video{node}"), "until-it-ends");
+        guest.run(&format!("{watched} >/run/ends 2>&1 &"));
+        guest.run_until_it_succeeds("grep -q live /run/ends");
+        guest.run(fault);
+        guest.run_until_it_succeeds("sed 1d /run/ends | grep .")
+    };
+    for node in [0, 1] {
+        let faults = [
+            (format!("{control}{node} -c disconnect=1"), "missing"),
+            (
+                format!("{control}{node} -c inject_fatal_streaming_error=1"),
+                "driver",
+            ),
+            (
+                format!("{control}{node} -c percentage_of_dropped_buffers=100"),
+                "stalled",
+            ),
+        ];
+        for (fault, expected) in faults {
+            let ended = is_ended_by(&mut guest, node, &fault);
+            assert_eq!(ended.trim(), expected, "{fault}");
+            guest.run(&format!(
+                "{control}{node} -c percentage_of_dropped_buffers=0"
+            ));
+        }
+    }
+    let unplugged = "echo vivid.0 >/sys/bus/platform/drivers/vivid/unbind";
+    assert_eq!(is_ended_by(&mut guest, 1, unplugged).trim(), "missing");
+}
+
+/// A single-planar camera and a multi-planar one.
+const TWO_VIVIDS: &str = "vivid n_devs=2 node_types=0x1,0x1 num_inputs=1,1 input_types=0,0 \
+                          vid_cap_nr=0,1 multiplanar=1,2";
+
+/// Returns the command that holds a camera to what is promised of it.
+fn conform(device: &str, promised: &str) -> String {
+    let program = example("conform");
+    format!("chroot /host {program} {device} 320 180 15 {promised} {SLACK_MS}")
+}
+
+/// How old a picture may be, beyond two frame times, where everything is emulated.
+const SLACK_MS: u32 = 1_500;
+
+/// Runs the doctor in the guest; returns its exit code and its report.
+fn doctor(guest: &mut Guest, program: &str) -> (i32, Value) {
+    let command = format!("chroot /host {program} doctor --json --config /run/doctor.toml");
+    let (code, report) = guest.attempt(&command);
+    let report = serde_json::from_str(&report);
+    (
+        code,
+        report.unwrap_or_else(|error| panic!("{error}: {code}")),
+    )
+}
+
+const fn roomcam() -> &'static str {
+    env!("CARGO_BIN_EXE_roomcam")
 }
 
 /// Runs `roomcam watch` on the host and returns its report.

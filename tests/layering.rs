@@ -7,7 +7,14 @@ use std::path::{Path, PathBuf};
 
 /// Every outside thing is used in one place, which is named after it.
 const OWNERS: &[(&str, &[&str])] = &[
-    ("alsa::", &["src/audio/alsa.rs", "src/talkback/alsa.rs"]),
+    (
+        "alsa::",
+        &[
+            "src/audio/alsa.rs",
+            "src/audio/alsa/cards.rs",
+            "src/talkback/alsa.rs",
+        ],
+    ),
     (
         "axum::",
         &[
@@ -65,6 +72,14 @@ const PURE: &[&str] = &[
     "src/engine/demux.rs",
     "src/engine/gather.rs",
     "src/h264/",
+    "src/inspect/columns.rs",
+    "src/inspect/doctor/access.rs",
+    "src/inspect/doctor/finding.rs",
+    "src/inspect/doctor/machine.rs",
+    "src/inspect/doctor/media.rs",
+    "src/inspect/doctor/network.rs",
+    "src/inspect/doctor/service.rs",
+    "src/inspect/listing.rs",
     "src/progress.rs",
     "src/reload.rs",
     "src/rtp/",

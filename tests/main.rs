@@ -6,9 +6,13 @@ mod browser;
 #[cfg(test)]
 mod camera;
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod connecting;
 #[cfg(test)]
 mod dialects;
+#[cfg(test)]
+mod doctoring;
 #[cfg(test)]
 mod emulated;
 #[cfg(test)]

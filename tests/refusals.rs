@@ -132,30 +132,6 @@ fn a_header_that_is_the_handshakes_own() {
 }
 
 #[test]
-fn a_file_that_is_no_h264_is_found_by_check() {
-    let directory = TempDir::new().unwrap();
-    let file = directory.path().join("text.h264");
-    std::fs::write(&file, "no pictures in here").unwrap();
-    let configuration = directory.path().join("roomcam.toml");
-    let source = format!(
-        "[video]\nsource = \"file:{}\"\n[audio]\nsource = \"tone\"\n",
-        file.display()
-    );
-    std::fs::write(&configuration, source).unwrap();
-    let output = program::roomcam()
-        .args(["check", "--config"])
-        .arg(&configuration)
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let findings = String::from_utf8(output.stdout).unwrap();
-    assert_names(
-        &findings,
-        &["fault camera", "text.h264", "ok    microphone"],
-    );
-}
-
-#[test]
 fn a_short_room_name_where_it_is_the_secret_of_tutorial_pages() {
     let dialects = "[server]\nlisten = \"0.0.0.0:0\"\ntutorial_dialects = [\"socketio-rooms\"]\n";
     let refusal = refused(&["run"], dialects);

@@ -6,6 +6,7 @@ use std::process::Output;
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value;
 
+use crate::doctoring::finding;
 use crate::support::islands::{Islands, MIDDLE, Place, SECRET};
 
 /// The `[webrtc.turn]` of a device.
@@ -126,6 +127,40 @@ fn without_a_relay_both_sides_are_told_what_each_offered_and_what_to_set() {
 
 #[test]
 #[ignore = "needs root: scripts/test"]
+fn the_doctor_borrows_an_address_asks_for_ours_and_says_what_is_wrong() {
+    let (islands, _server) = Islands::new();
+    let coturn = islands.coturn(&[]);
+    let stun = format!(
+        "[webrtc]\nice_servers = [{{ urls = [\"stun:{}\"] }}]\n",
+        MIDDLE.0
+    );
+    let ask = |secret| {
+        let url = format!("turn:{}", MIDDLE.0);
+        let output = islands.doctor(&format!("{stun}{}", turn(&[&url], secret)));
+        assert!(!String::from_utf8_lossy(&output.stdout).contains(secret));
+        report(&output)
+    };
+    let well = ask(SECRET);
+    let [level, text, _] = finding(&well, "turn");
+    assert!(level == "ok" && text.contains("lends us 10.77."), "{text}");
+    let [level, text, _] = finding(&well, "stun");
+    assert!(
+        level == "ok" && text.contains("sees us at 10.77.1.2"),
+        "{text}"
+    );
+    assert_eq!(finding(&well, "room server")[0], "ok", "{well}");
+    let wrong = ask("a-mistyped-secret");
+    let [level, text, remedy] = finding(&wrong, "turn");
+    assert!(
+        level == "warning" && text.contains("refused the credentials"),
+        "{text}"
+    );
+    assert!(remedy.contains("webrtc.turn.secret"), "{remedy}");
+    drop(coturn);
+    assert_eq!(finding(&ask(SECRET), "stun")[0], "warning");
+}
+
+#[test]
 fn a_relay_that_dies_disturbs_nobody_else_and_serves_again_when_it_is_back() {
     let (islands, _server) = Islands::new();
     let mut coturn = islands.coturn(&[]);

@@ -23,6 +23,8 @@ use tracing::debug;
 use super::{AudioError, AudioSource, MicrophoneInfo, Period, SAMPLE_RATE_HZ, holder};
 use crate::clock;
 
+pub(super) mod cards;
+
 /// Half an Opus frame: the most that waiting for a whole period adds to the latency.
 const PERIOD: Duration = Duration::from_millis(10);
 const PERIOD_FRAMES: Frames = 480;

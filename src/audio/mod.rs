@@ -2,7 +2,7 @@
 //!
 //! | file         | what                                                              |
 //! |--------------|-------------------------------------------------------------------|
-//! | `alsa.rs`    | a microphone                                                      |
+//! | `alsa.rs`    | a microphone; `alsa/cards.rs`: what the sound cards offer         |
 //! | `tone.rs`    | a steady tone; demos and tests                                    |
 //! | `framer.rs`  | periods of any length → frames of 20 ms, with their capture time  |
 //! | `opus.rs`    | the Opus encoder                                                  |
@@ -73,6 +73,39 @@ pub struct MicrophoneInfo {
 #[must_use]
 pub fn microphones() -> Vec<MicrophoneInfo> {
     alsa::microphones()
+}
+
+/// Something of a sound card that records or plays, with all it offers.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Pcm {
+    /// What to write in the configuration, as in [`MicrophoneInfo::pcm`].
+    pub pcm: String,
+    /// The card's id: `Device`.
+    pub card_id: String,
+    /// For people: `USB PnP Sound Device, USB Audio`.
+    pub name: String,
+    /// What the card does without conversion, by the names of ALSA's own tools: `S16_LE`.
+    pub formats: Vec<&'static str>,
+    /// How many channels it may have.
+    pub channels: Vec<u32>,
+    /// Samples per second, of the usual ones.
+    pub rates_hz: Vec<u32>,
+    /// Why it cannot be used, or nothing of it be known, in words.
+    pub problem: Option<String>,
+    /// A process that has it open: `arecord (pid 412)`.
+    pub held_by: Option<String>,
+}
+
+/// Returns everything that records, in the order of the sound cards.
+#[must_use]
+pub fn recorders() -> Vec<Pcm> {
+    alsa::cards::recorders()
+}
+
+/// Returns everything that plays, in the order of the sound cards.
+#[must_use]
+pub fn players() -> Vec<Pcm> {
+    alsa::cards::players()
 }
 
 /// Opens the configured source: `auto`, `tone`, or the name of an ALSA PCM. `none` is for the

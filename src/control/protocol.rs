@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Report;
-use crate::config::Secret;
 use super::camera::{ControlId, Task};
+use crate::config::Secret;
 
 /// Longest control message accepted, in bytes. A browser has no reason to send more.
 pub const MAX_MESSAGE_BYTES: usize = 4_096;

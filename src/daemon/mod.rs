@@ -29,6 +29,7 @@ mod serve;
 mod signals;
 
 use capture::{CaptureThreads, start_capture};
+pub use rooms::try_server;
 use rooms::{Opened, Rooms, announce};
 pub use serve::serve;
 use signals::{Signals, Told};

@@ -190,6 +190,24 @@ impl Rooms {
     }
 }
 
+/// Opens the embedded server as the daemon would, and closes it at once.
+///
+/// # Errors
+///
+/// As the daemon's start.
+pub async fn try_server(config: &Config) -> Result<(), DaemonError> {
+    let server = Server::bind(ServerOptions {
+        listen: config.server.listen,
+        viewer_key: keys::generate()?,
+        device_key: keys::generate()?,
+        allowed_origins: config.server.allowed_origins.clone(),
+        ice_servers: IceServers::new(&config.webrtc, clock::unix_time),
+        tutorials: tutorials(config),
+    });
+    drop(server.await?);
+    Ok(())
+}
+
 /// Returns what pages of tutorials may speak, and in which rooms they find the device.
 pub(super) fn tutorials(config: &Config) -> Tutorials {
     let dialects = config.server.tutorial_dialects.iter();

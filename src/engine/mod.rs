@@ -60,7 +60,7 @@ mod room;
 mod session;
 mod stun;
 mod talk;
-mod turn;
+pub mod turn;
 pub mod udp;
 
 use demux::{Demux, Via};

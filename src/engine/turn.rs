@@ -10,7 +10,7 @@ use crate::clock;
 use crate::config::WebRtc;
 use crate::signaling::websocket::Authorities;
 use crate::turn::reach::Reach;
-use crate::turn::relays::{LineId, Output, Relays, Report};
+use crate::turn::relays::{LineId, Output, Relays, Report, Status};
 
 mod queue;
 mod wire;
@@ -19,6 +19,44 @@ use wire::{Reports, WireEvent};
 
 /// How many reports may wait for the engine; then the connections wait.
 const MAX_QUEUED_EVENTS: usize = 256;
+
+/// Borrows an address of the TURN server in `webrtc`, of which there is one, and gives it back.
+///
+/// # Errors
+///
+/// What is wrong, and what helps.
+pub async fn try_server(
+    webrtc: &WebRtc,
+    authorities: Authorities,
+) -> Result<SocketAddr, (String, String)> {
+    let mut turn = Turn::new(webrtc, authorities, Reach::Anywhere);
+    turn.relays.want(clock::now());
+    loop {
+        if let Some(address) = turn.settle(clock::now()) {
+            turn.relays.release();
+            turn.settle(clock::now());
+            // What gives it back is sent by a task of its own; the server forgets it otherwise.
+            tokio::task::yield_now().await;
+            return Ok(address);
+        }
+        match turn.relays.status() {
+            Status::Failed { reason, remedy, .. } => return Err((reason, remedy.to_owned())),
+            Status::NotConfigured => {
+                let remedy = "give it a username and password, or the secret, in webrtc.turn";
+                return Err((
+                    "is no TURN server, or has no credentials".to_owned(),
+                    remedy.to_owned(),
+                ));
+            }
+            Status::HandedFailed | Status::Lent | Status::None => {}
+        }
+        let due = turn.relays.poll_timeout().unwrap_or_else(clock::now);
+        tokio::select! {
+            incoming = turn.next() => turn.handle(incoming, clock::now(), |_, _, _| {}),
+            () = tokio::time::sleep_until(due.into()) => turn.relays.handle_timeout(clock::now()),
+        }
+    }
+}
 
 /// Our relays, and what they are connected with.
 #[derive(Debug)]

@@ -70,30 +70,7 @@ pub async fn run_link(
     mut messages: mpsc::Receiver<RoomMessage>,
 ) {
     choose_cryptography();
-    let join = Join {
-        room: options.room,
-        key: options.key,
-        instance: options.instance,
-        auth: options.auth,
-        events: options.events,
-    };
-    let room_name = if options.room_is_secret {
-        format!(" room #{}", room.0 + 1)
-    } else {
-        format!(" room {}", join.room)
-    };
-    let seed = getrandom::u64().unwrap_or_else(|_| clock::unix_time().as_secs());
-    let mut driver = Driver {
-        name: format!("{}{}", server_name(&options.server), room_name),
-        link: Link::new(Adapter::new(options.dialect, join), seed, clock::now()),
-        endpoint: Endpoint::new(options.server, options.headers, options.authorities),
-        connecting: None,
-        socket: None,
-        events: VecDeque::new(),
-        // Our own server sees to it that nobody says too much.
-        flow: (options.dialect != Dialect::Roomcam).then(|| Flow::new(clock::now())),
-        was_slowed: false,
-    };
+    let mut driver = Driver::new(options, room);
     loop {
         driver.perform().await;
         tokio::select! {
@@ -118,6 +95,52 @@ pub async fn run_link(
     }
 }
 
+/// Why a room server will not have us.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Refused {
+    /// From the protocol's list; empty where it was not the protocol's.
+    pub code: String,
+    /// For people.
+    pub reason: String,
+}
+
+/// Connects once and, if it `enters`, goes into the room and leaves it.
+///
+/// # Errors
+///
+/// [`Refused`], with what is known of why.
+pub async fn try_once(options: LinkOptions, enters: bool) -> Result<(), Refused> {
+    choose_cryptography();
+    let mut driver = Driver::new(options, RoomIndex(0));
+    let refused = |code: String, reason: String| Err(Refused { code, reason });
+    if !enters {
+        return match timeout(WRITE_TIMEOUT * 2, driver.endpoint.connect()).await {
+            Ok(Ok(socket)) => {
+                close(socket).await;
+                Ok(())
+            }
+            Ok(Err(error)) => refused(String::new(), error.to_string()),
+            Err(_) => refused(String::new(), "it does not answer".to_owned()),
+        };
+    }
+    loop {
+        while let Some(output) = driver.link.poll_output() {
+            match output {
+                // It is told when it has lasted; that it happened is enough.
+                Output::Event(RoomEvent::Joined { .. }) => {
+                    driver.link.handle_leave();
+                    drop(timeout(LEAVE_TIMEOUT, driver.perform()).await);
+                    return Ok(());
+                }
+                Output::Report(Report::Lost { reason }) => return refused(String::new(), reason),
+                Output::Report(Report::Refused { code, message }) => return refused(code, message),
+                other => driver.perform_one(other).await,
+            }
+        }
+        driver.next().await;
+    }
+}
+
 struct Driver {
     /// For logs.
     name: String,
@@ -132,6 +155,33 @@ struct Driver {
 }
 
 impl Driver {
+    fn new(options: LinkOptions, room: RoomIndex) -> Self {
+        let join = Join {
+            room: options.room,
+            key: options.key,
+            instance: options.instance,
+            auth: options.auth,
+            events: options.events,
+        };
+        let room_name = if options.room_is_secret {
+            format!(" room #{}", room.0 + 1)
+        } else {
+            format!(" room {}", join.room)
+        };
+        let seed = getrandom::u64().unwrap_or_else(|_| clock::unix_time().as_secs());
+        Self {
+            name: format!("{}{}", server_name(&options.server), room_name),
+            link: Link::new(Adapter::new(options.dialect, join), seed, clock::now()),
+            endpoint: Endpoint::new(options.server, options.headers, options.authorities),
+            connecting: None,
+            socket: None,
+            events: VecDeque::new(),
+            // Our own server sees to it that nobody says too much.
+            flow: (options.dialect != Dialect::Roomcam).then(|| Flow::new(clock::now())),
+            was_slowed: false,
+        }
+    }
+
     /// Waits for the next thing to happen on the network, and reports it to the link. Can be
     /// dropped at any point without losing anything.
     async fn next(&mut self) {
@@ -191,21 +241,23 @@ impl Driver {
     /// Does what the link wants.
     async fn perform(&mut self) {
         while let Some(output) = self.link.poll_output() {
-            match output {
-                Output::Connect => {
-                    self.connecting = Some(Box::pin(self.endpoint.clone().connect()))
+            self.perform_one(output).await;
+        }
+    }
+
+    async fn perform_one(&mut self, output: Output) {
+        match output {
+            Output::Connect => self.connecting = Some(Box::pin(self.endpoint.clone().connect())),
+            Output::Send(text) => self.send(Message::text(text)).await,
+            Output::Ping => self.send(Message::Ping(Bytes::new())).await,
+            Output::Close => {
+                self.connecting = None;
+                if let Some(socket) = self.socket.take() {
+                    close(socket).await;
                 }
-                Output::Send(text) => self.send(Message::text(text)).await,
-                Output::Ping => self.send(Message::Ping(Bytes::new())).await,
-                Output::Close => {
-                    self.connecting = None;
-                    if let Some(socket) = self.socket.take() {
-                        close(socket).await;
-                    }
-                }
-                Output::Event(event) => self.events.push_back(event),
-                Output::Report(report) => self.log(&report),
             }
+            Output::Event(event) => self.events.push_back(event),
+            Output::Report(report) => self.log(&report),
         }
     }
 

@@ -5,6 +5,9 @@
 
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
+use super::inventory::OfferedSize;
 use crate::config::{self, CsiMode};
 
 /// The programs, in the order in which they are looked for.
@@ -72,6 +75,80 @@ pub(super) fn version(output: &str) -> Option<(u32, u32)> {
         .find_map(|word| word.strip_prefix('v'))?;
     let mut parts = number.split('.');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// Most cameras of a list, and most sizes of a camera.
+const MOST_CAMERAS: usize = 8;
+const MOST_SIZES: usize = 32;
+
+/// A camera behind libcamera.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CsiCamera {
+    /// What `video.csi.camera` means by it.
+    pub number: u32,
+    /// Its sensor: `imx708`.
+    pub sensor: String,
+    /// Its place in the device tree, which stays.
+    pub id: String,
+    /// What the sensor delivers, each size once, with the most pictures per second.
+    pub sizes: Vec<OfferedSize>,
+}
+
+/// Returns the cameras that `--list-cameras` printed:
+///
+/// ```text
+/// 0 : imx219 [3280x2464 10-bit RGGB] (/base/soc/i2c0mux/i2c@1/imx219@10)
+///     Modes: 'SRGGB10_CSI2P' : 640x480 [103.33 fps - (1000, 752)/1280x960 crop]
+/// ```
+pub(super) fn cameras(output: &str) -> Vec<CsiCamera> {
+    let mut cameras: Vec<CsiCamera> = Vec::new();
+    for line in output.lines() {
+        if let Some(camera) = camera(line) {
+            if cameras.len() == MOST_CAMERAS {
+                break;
+            }
+            cameras.push(camera);
+        } else if let (Some(camera), Some(size)) = (cameras.last_mut(), mode(line)) {
+            // The same size in another depth: the fastest counts.
+            let known = camera
+                .sizes
+                .iter()
+                .position(|known| known.is_same_size(&size));
+            if let Some(known) = known.and_then(|at| camera.sizes.get_mut(at)) {
+                if known.rates < size.rates {
+                    *known = size;
+                }
+            } else if camera.sizes.len() < MOST_SIZES {
+                camera.sizes.push(size);
+            }
+        }
+    }
+    cameras
+}
+
+fn camera(line: &str) -> Option<CsiCamera> {
+    let (number, rest) = line.split_once(" : ")?;
+    let number = number.trim().parse().ok()?;
+    let (sensor, rest) = rest.split_once(' ')?;
+    let id = rest.rsplit_once('(')?.1.strip_suffix(')')?;
+    Some(CsiCamera {
+        number,
+        sensor: sensor.to_owned(),
+        id: id.to_owned(),
+        sizes: Vec::new(),
+    })
+}
+
+/// Reads `1640x1232 [41.85 fps - …`, behind what else is on the line.
+fn mode(line: &str) -> Option<OfferedSize> {
+    let (before, after) = line.split_once(" [")?;
+    let (width, height) = before.split_whitespace().next_back()?.split_once('x')?;
+    let rate: f64 = after.split_once(" fps")?.0.parse().ok()?;
+    Some(OfferedSize {
+        width: width.parse().ok()?,
+        height: height.parse().ok()?,
+        rates: vec![rate],
+    })
 }
 
 /// What a line on the program's standard error is for us.
@@ -205,6 +282,44 @@ mod tests {
         assert_eq!(version(old), Some((1, 0)));
         for odd in ["", "libcamera build: v0.5.0", "rpicam-apps build: 99"] {
             assert_eq!(version(odd), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn its_list_of_cameras_is_read() {
+        let list = "Available cameras\n-----------------\n\
+            0 : imx219 [3280x2464 10-bit RGGB] (/base/soc/i2c0mux/i2c@1/imx219@10)\n    \
+            Modes: 'SRGGB10_CSI2P' : 640x480 [103.33 fps - (1000, 752)/1280x960 crop]\n                             \
+            3280x2464 [21.19 fps - (0, 0)/3280x2464 crop]\n           \
+            'SRGGB8' : 640x480 [206.65 fps - (1000, 752)/1280x960 crop]\n\n\
+            1 : ov5647 [2592x1944] (/base/soc/i2c0mux/i2c@0/ov5647@36)\n";
+        let cameras = cameras(list);
+        assert_eq!(cameras.len(), 2);
+        assert_eq!(cameras[0].sensor, "imx219");
+        assert_eq!(cameras[0].id, "/base/soc/i2c0mux/i2c@1/imx219@10");
+        let size = |width, height, rate| OfferedSize {
+            width,
+            height,
+            rates: vec![rate],
+        };
+        let expected = [size(640, 480, 206.65), size(3280, 2464, 21.19)];
+        assert_eq!(cameras[0].sizes, expected);
+        assert_eq!((cameras[1].number, cameras[1].sizes.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_list_without_cameras_and_nonsense_are_none() {
+        let flood = "7 : x [1] (y)\n".repeat(100);
+        assert_eq!(cameras(&flood).len(), MOST_CAMERAS);
+        for text in [
+            "",
+            "No cameras available!\n",
+            " : [",
+            "0 : x",
+            "0 : x (",
+            "9x9 [1 fps",
+        ] {
+            assert_eq!(cameras(text), [], "{text}");
         }
     }
 

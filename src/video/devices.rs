@@ -87,7 +87,7 @@ pub(super) fn encoder(coded: FourCc) -> Option<PathBuf> {
     nodes().find(|path| v4l2_encoder::is_encoder(path, coded))
 }
 
-fn nodes() -> impl Iterator<Item = PathBuf> {
+pub(super) fn nodes() -> impl Iterator<Item = PathBuf> {
     let mut numbers: Vec<u32> = fs::read_dir("/sys/class/video4linux")
         .into_iter()
         .flatten()

@@ -55,6 +55,16 @@ impl FourCc {
         matches!(&self.0, b"MJPG" | b"JPEG")
     }
 
+    /// Returns whether this is what encoders make of pictures, of the codes in the kernel's "Compressed
+    /// Formats" that anything encodes to.
+    #[must_use]
+    pub(super) const fn is_coded(self) -> bool {
+        matches!(
+            &self.0,
+            b"H264" | b"HEVC" | b"VP80" | b"VP90" | b"MPG2" | b"MPG4" | b"H263" | b"FWHT"
+        ) || self.is_jpeg()
+    }
+
     /// Returns whether pictures in this format can be sent.
     #[must_use]
     pub const fn is_usable(self) -> bool {

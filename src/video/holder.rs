@@ -1,23 +1,25 @@
-//! Which process has a device open, so that "busy" can say who it is (`/proc/*/fd`).
+//! Which process has a device or a socket open, so that "busy" can say who it is (`/proc/*/fd`).
 //!
 //! Processes of other users are visible to root alone; then the answer is `None`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Returns name and id of a process other than this one that has `path` open: `guvcview (pid 412)`.
-pub(super) fn of(path: &Path) -> Option<String> {
-    let device = path.canonicalize().ok()?;
-    let own = std::process::id();
-    let processes = fs::read_dir("/proc").ok()?.flatten();
-    let ids = processes.filter_map(|p| p.file_name().to_str()?.parse::<u32>().ok());
-    ids.filter(|id| *id != own)
-        .find(|id| holds(*id, &device))
-        .map(named)
+#[must_use]
+pub fn of(path: &Path) -> Option<String> {
+    open_by(&path.canonicalize().ok()?)
+}
+
+/// Returns the same for the socket that `/proc/net` calls by the number `inode`.
+#[must_use]
+pub fn of_socket(inode: u64) -> Option<String> {
+    open_by(&PathBuf::from(format!("socket:[{inode}]")))
 }
 
 /// Returns a process in words: `guvcview (pid 412)`.
-pub(crate) fn named(id: u32) -> String {
+#[must_use]
+pub fn named(id: u32) -> String {
     let name = fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
     match name.trim() {
         "" => format!("a program (pid {id})"),
@@ -25,11 +27,20 @@ pub(crate) fn named(id: u32) -> String {
     }
 }
 
-fn holds(process: u32, device: &Path) -> bool {
+fn open_by(file: &Path) -> Option<String> {
+    let own = std::process::id();
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let ids = processes.filter_map(|p| p.file_name().to_str()?.parse::<u32>().ok());
+    ids.filter(|id| *id != own)
+        .find(|id| holds(*id, file))
+        .map(named)
+}
+
+fn holds(process: u32, wanted: &Path) -> bool {
     fs::read_dir(format!("/proc/{process}/fd")).is_ok_and(|files| {
         files
             .flatten()
-            .any(|file| fs::read_link(file.path()).is_ok_and(|open| open == device))
+            .any(|file| fs::read_link(file.path()).is_ok_and(|open| open == wanted))
     })
 }
 

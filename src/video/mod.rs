@@ -8,6 +8,7 @@
 //! | `raw_stream.rs`, `coded_stream.rs` | what comes through its pipe → pictures, access units |
 //! | `v4l2.rs`      | a V4L2 device, `v4l2/queue.rs` its buffers; `format.rs`: which of its formats |
 //! | `devices.rs`   | which cameras there are; `holder.rs`: who has one open        |
+//! | `inventory.rs` | cameras and encoders with all they offer, for people          |
 //! | `convert.rs`   | raw layouts → I420; `range.rs`: full range → limited          |
 //! | `mjpeg.rs`     | MJPEG frames → I420; `jpeg.rs`: their form                    |
 //! | `encoder.rs`   | which encoder takes raw pictures: `v4l2_encoder.rs`, the hardware, or `openh264.rs` |
@@ -40,7 +41,8 @@ mod effects;
 mod encoder;
 mod font;
 pub mod format;
-pub(crate) mod holder;
+pub mod holder;
+pub mod inventory;
 pub mod jpeg;
 mod metronome;
 pub mod mjpeg;

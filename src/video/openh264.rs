@@ -167,6 +167,23 @@ fn copied(picture: &impl YUVSource) -> Option<Planes> {
     Some(Planes::copy_of(&picture))
 }
 
+/// Returns whether OpenH264 was built with its assembly and this processor runs it. Without, it takes twice
+/// the CPU, and says nothing.
+#[must_use]
+pub fn has_assembly() -> bool {
+    #[expect(unsafe_code, reason = "OpenH264 tells in C alone")]
+    unsafe extern "C" {
+        /// The instruction sets there is assembly for, as bits; none where it was left out
+        /// (`codec/common/src/cpu.cpp`).
+        fn WelsCPUFeatureDetect(processors: *mut i32) -> u32;
+    }
+    let mut processors = 0;
+    #[expect(unsafe_code, reason = "as above")]
+    // SAFETY: it writes one number to where the pointer points, which lives until it returns.
+    let features = unsafe { WelsCPUFeatureDetect(&raw mut processors) };
+    features != 0
+}
+
 fn settings(fps: u32, bitrate_bps: u32) -> EncoderConfig {
     // What UVC cameras say they deliver by default, and what the test picture is drawn in.
     let colours = VuiConfig::bt601()
@@ -265,6 +282,12 @@ mod tests {
     const WIDTH: usize = 320;
     const HEIGHT: usize = 176;
     const FPS: u32 = 30;
+
+    /// If this fails: install nasm, run `cargo clean -p openh264-sys2 -p roomcam`, and build again.
+    #[test]
+    fn it_is_built_with_its_assembly() {
+        assert!(has_assembly() || std::env::var_os("OPENH264_NO_ASM").is_some());
+    }
 
     /// A noisy picture that moves: expensive, as a camera's at night.
     fn noise(number: u32) -> Vec<u8> {

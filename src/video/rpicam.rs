@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::child::{self, Running};
 use super::coded_stream::CodedStream;
+use super::csi::CsiCamera;
 use super::encoder::Encoder;
 use super::raw_stream::RawStream;
 use super::resume::Resume;
@@ -41,8 +42,11 @@ const VERSION_WITHIN: Duration = Duration::from_secs(3);
 /// raw picture is larger than the usual 64 kB.
 const PIPE_BYTES: usize = 1 << 20;
 
-/// Most bytes of what it says to `--version`.
-const MOST_BYTES_OF_VERSION: usize = 4_096;
+/// How long it may take to list its cameras: libcamera asks each of them.
+const LIST_WITHIN: Duration = Duration::from_secs(5);
+
+/// Most bytes of what it prints when it is asked something.
+const MOST_BYTES_OF_ANSWER: usize = 16_384;
 
 /// A camera program that runs.
 pub(super) struct Rpicam {
@@ -362,11 +366,24 @@ fn on_path(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
+/// Returns the program for CSI cameras, and those it sees; `None` where there is no program.
+pub(super) fn cameras(config: &config::Csi) -> Option<(PathBuf, Vec<CsiCamera>)> {
+    let program = find_program(&config.program)?;
+    let list = ask(&program, "--list-cameras", LIST_WITHIN);
+    let cameras = list.map(|list| csi::cameras(&list)).unwrap_or_default();
+    Some((program, cameras))
+}
+
 /// Asks the program for its release; `None` where it does not say in time.
 fn ask_version(program: &Path) -> Option<(u32, u32)> {
-    let (_child, mut stdout) = Running::start(program, &["--version".to_owned()]).ok()?;
-    let deadline = clock::now() + VERSION_WITHIN;
-    let mut text = vec![0; MOST_BYTES_OF_VERSION];
+    csi::version(&ask(program, "--version", VERSION_WITHIN)?)
+}
+
+/// Returns what the program prints when it is started with `option`; `None` where it cannot be started.
+fn ask(program: &Path, option: &str, within: Duration) -> Option<String> {
+    let (_child, mut stdout) = Running::start(program, &[option.to_owned()]).ok()?;
+    let deadline = clock::now() + within;
+    let mut text = vec![0; MOST_BYTES_OF_ANSWER];
     let mut length = 0;
     loop {
         let left = deadline.saturating_duration_since(clock::now());
@@ -381,7 +398,7 @@ fn ask_version(program: &Path) -> Option<(u32, u32)> {
             }
         }
     }
-    csi::version(&String::from_utf8_lossy(text.get(..length)?))
+    Some(String::from_utf8_lossy(text.get(..length)?).into_owned())
 }
 
 #[cfg(test)]

@@ -268,7 +268,13 @@ impl Device {
 
     /// Returns the shortest time between two pictures of a format and size, if the driver says.
     pub(super) fn shortest_interval(&self, choice: Choice) -> Option<Duration> {
-        let mut shortest: Option<Duration> = None;
+        self.intervals(choice).into_iter().min()
+    }
+
+    /// Returns the times between two pictures of a format and size that the driver lists; of a range, its
+    /// two ends.
+    pub(super) fn intervals(&self, choice: Choice) -> Vec<Duration> {
+        let mut intervals = Vec::new();
         for index in 0..MAX_INTERVALS {
             let mut raw: sys::v4l2_frmivalenum = zeroed();
             raw.index = index;
@@ -279,22 +285,18 @@ impl Device {
                 break;
             }
             let is_listed = raw.type_ == sys::v4l2_frmivaltypes_V4L2_FRMIVAL_TYPE_DISCRETE;
-            // SAFETY: `type_` says which member the driver wrote, and both are plain integers.
-            let interval = unsafe {
-                if is_listed {
-                    raw.__bindgen_anon_1.discrete
-                } else {
-                    raw.__bindgen_anon_1.stepwise.min
-                }
-            };
-            if let Some(interval) = duration(interval) {
-                shortest = Some(shortest.map_or(interval, |s| s.min(interval)));
-            }
-            if !is_listed {
+            if is_listed {
+                // SAFETY: `type_` says which member the driver wrote, and both are plain integers.
+                intervals.extend(duration(unsafe { raw.__bindgen_anon_1.discrete }));
+            } else {
+                // SAFETY: as above.
+                let range = unsafe { raw.__bindgen_anon_1.stepwise };
+                intervals.extend(duration(range.min));
+                intervals.extend(duration(range.max));
                 break;
             }
         }
-        shortest
+        intervals
     }
 
     /// Asks for a format, and for coded pictures of up to `bytes` (0 leaves that to the driver). The

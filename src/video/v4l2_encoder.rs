@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::convert::{I420, Plane};
 use super::format::{Choice, FourCc, Size};
 use super::v4l2::queue::{Filled, Queue};
-use super::v4l2::{CodecControl, Device, Kind};
+use super::v4l2::{CodecControl, Device, Identity, Kind};
 use super::{AccessUnit, VideoError};
 use crate::clock;
 use crate::h264::annexb::{NalUnit, nal_units};
@@ -317,6 +317,17 @@ impl V4l2Encoder {
             reason: reason.to_owned(),
         }
     }
+}
+
+/// Returns who the encoder at `path` is, and what it makes of pictures; `None` for what is none.
+pub(super) fn coded_formats(path: &Path) -> Option<(Identity, Vec<FourCc>)> {
+    let device = Device::open(path).ok()?;
+    let identity = device.identity().ok()?;
+    let (input, output) = identity.converter_queues()?;
+    let fourccs = |kind| device.formats(kind).into_iter().map(|f| f.fourcc);
+    let coded: Vec<FourCc> = fourccs(output).filter(|f| f.is_coded()).collect();
+    let takes_pictures = fourccs(input).any(|fourcc| fourcc == FourCc::I420);
+    (takes_pictures && !coded.is_empty()).then_some((identity, coded))
 }
 
 /// Returns whether the device at `path` encodes to `coded`.

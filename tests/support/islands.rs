@@ -109,6 +109,18 @@ impl Islands {
         device
     }
 
+    /// Has the doctor look at what a device with this configuration would find; returns its report.
+    pub(crate) fn doctor(&self, config: &str) -> Output {
+        let config = format!(
+            "{SOURCES}[room]\nserver = \"http://{}:8080\"\nkey = \"be seen\"\n{config}",
+            MIDDLE.0
+        );
+        let config = self.file("doctor.toml", &config);
+        let mut command = self.command(Place::Device, env!("CARGO_BIN_EXE_roomcam"));
+        command.args(["doctor", "--json", "--config", &config]);
+        command.output().unwrap()
+    }
+
     /// Watches to the end; next to the device, or from the other island.
     pub(crate) fn watch(&self, place: Place, arguments: &[&str]) -> Output {
         let watching = self

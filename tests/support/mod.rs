@@ -2,6 +2,7 @@
 
 pub(crate) mod aiortc;
 pub(crate) mod chromium;
+pub(crate) mod conformance;
 pub(crate) mod control;
 pub(crate) mod demo;
 pub(crate) mod device;

@@ -1,0 +1,48 @@
+//! Tries the microphone: a second of sound.
+
+use std::time::Duration;
+
+use super::media::Sound;
+use crate::audio::{self, AudioError, SAMPLE_RATE_HZ};
+use crate::{clock, config};
+
+/// How much is listened to, and how long that may take.
+const LENGTH: Duration = Duration::from_secs(1);
+const WITHIN: Duration = Duration::from_secs(4);
+
+/// Opens the source of `config`, and closes it after a second of sound.
+pub(super) fn try_source(config: &config::Audio) -> Result<Sound, AudioError> {
+    let start = clock::now();
+    let mut source = audio::open(config)?;
+    let mut sound = Sound {
+        description: source.description(),
+        after: Duration::ZERO,
+        length: Duration::ZERO,
+        peak: 0,
+    };
+    let mut samples: u32 = 0;
+    while sound.length < LENGTH && clock::now() < start + WITHIN {
+        let Some(period) = source.next()? else {
+            continue;
+        };
+        if samples == 0 {
+            sound.after = clock::now() - start;
+        }
+        samples = samples.saturating_add(u32::try_from(period.samples.len()).unwrap_or(u32::MAX));
+        sound.length = Duration::from_secs(1) * samples / SAMPLE_RATE_HZ;
+        let loudest = period.samples.iter().map(|sample| sample.unsigned_abs());
+        sound.peak = loudest.max().unwrap_or_default().max(sound.peak);
+    }
+    Ok(sound)
+}
+
+/// Returns who has the configured microphone, where that can be known.
+pub(super) fn holder(source: &str) -> Option<String> {
+    let wanted = source.trim_start_matches("plug");
+    let is_meant = |pcm: &audio::Pcm| {
+        let name = pcm.pcm.trim_start_matches("plug");
+        source == "auto" || name == wanted || name.starts_with(&format!("{wanted},"))
+    };
+    let recorders = audio::recorders();
+    recorders.into_iter().find(is_meant)?.held_by
+}

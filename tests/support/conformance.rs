@@ -1,0 +1,223 @@
+//! The facts that every source of video keeps, whatever it reads: one list, for made-up sources, files,
+//! stand-ins and (by `examples/conform.rs`, inside the emulated machine) real V4L2 devices.
+//!
+//! A fact that does not hold is an `Err` in words.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use roomcam::h264::annexb::{NalUnit, nal_units};
+use roomcam::h264::sps;
+use roomcam::video::{self, AccessUnit, VideoError, VideoSource};
+use roomcam::{clock, config};
+use serde::Serialize;
+
+/// How long a source may take for its first picture, and for any later one.
+const FIRST_WITHIN: Duration = Duration::from_secs(30);
+const NEXT_WITHIN: Duration = Duration::from_secs(10);
+
+/// Pictures that are looked at one after the other.
+const PICTURES: u32 = 20;
+
+/// A keyframe that was asked for may come behind the pictures that were on their way.
+const ON_THEIR_WAY: u32 = 8;
+
+/// Pictures that a source may have kept while nobody read it: the buffers of a driver, and those on the
+/// way through an encoder.
+const KEPT: u32 = 8;
+
+/// What is promised of a source.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Promise {
+    /// A keyframe comes when it is asked for.
+    pub(crate) keyframes_on_demand: bool,
+    /// How old a picture may be when it is delivered, beyond two frame times: what this machine takes.
+    pub(crate) slack: Duration,
+}
+
+/// What was measured on the way.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Figures {
+    /// From the call that opens to the first picture.
+    pub(crate) first_ms: u128,
+    /// Of those that were read without a pause.
+    pub(crate) oldest_ms: u128,
+    /// Bytes of the first keyframe.
+    pub(crate) keyframe_bytes: usize,
+}
+
+/// Holds the source of `config` to every fact.
+pub(crate) fn conforms(config: &config::Video, promise: Promise) -> Result<Figures, String> {
+    let start = clock::now();
+    let mut source = open(config)?;
+    let first = next(source.as_mut(), FIRST_WITHIN)?;
+    let mut figures = Figures {
+        first_ms: (clock::now() - start).as_millis(),
+        keyframe_bytes: first.data.len(),
+        ..Figures::default()
+    };
+    it_begins_with_a_keyframe_of_the_size_that_it_tells(&first, &source.description())?;
+    let limit = Duration::from_secs(2) / config.fps.max(1) + promise.slack;
+    let (last, oldest) = pictures_come_in_order_and_fresh(source.as_mut(), &first, limit)?;
+    figures.oldest_ms = oldest.as_millis();
+    if source.keyframes_on_demand() != promise.keyframes_on_demand {
+        return Err("it tells otherwise of keyframes on demand".to_owned());
+    }
+    if promise.keyframes_on_demand {
+        a_keyframe_comes_when_it_is_asked_for(source.as_mut())?;
+    }
+    source.set_bitrate(300_000);
+    let after = next(source.as_mut(), NEXT_WITHIN)?;
+    if after.captured_at < last {
+        return Err("another bitrate turned back the time".to_owned());
+    }
+    whoever_was_away_soon_gets_fresh_pictures(source.as_mut(), config.fps, limit)?;
+    drop(source);
+    it_is_closed(&config.source)?;
+    let again = next(open(config)?.as_mut(), FIRST_WITHIN)?;
+    it_begins_with_a_keyframe_of_the_size_that_it_tells(&again, "")?;
+    it_is_closed(&config.source)?;
+    Ok(figures)
+}
+
+/// Reads the source of `config` until it fails; says when it is `live`. Returns the name of the error, which
+/// is one after which the capture thread opens the source again.
+pub(crate) fn ends(config: &config::Video, live: impl FnOnce()) -> Result<&'static str, String> {
+    let mut source = open(config)?;
+    next(source.as_mut(), FIRST_WITHIN)?;
+    live();
+    let deadline = clock::now() + FIRST_WITHIN;
+    while clock::now() < deadline {
+        match source.next() {
+            Ok(_) => {}
+            Err(error) if !error.is_retryable() => return Err(format!("{error}: for ever?")),
+            Err(VideoError::Missing { .. }) => return Ok("missing"),
+            Err(VideoError::Driver { .. }) => return Ok("driver"),
+            Err(VideoError::Stalled { .. }) => return Ok("stalled"),
+            Err(VideoError::Program { .. }) => return Ok("program"),
+            Err(error) => return Err(format!("unexpected: {error}")),
+        }
+    }
+    Err("it never failed".to_owned())
+}
+
+fn open(config: &config::Video) -> Result<Box<dyn VideoSource>, String> {
+    video::open(config).map_err(|error| format!("it does not open: {error}"))
+}
+
+fn next(source: &mut dyn VideoSource, within: Duration) -> Result<AccessUnit, String> {
+    let deadline = clock::now() + within;
+    while clock::now() < deadline {
+        let asked = clock::now();
+        let unit = source
+            .next()
+            .map_err(|error| format!("it failed: {error}"))?;
+        match unit {
+            Some(unit) => return Ok(unit),
+            // The capture thread is to notice that it is to stop.
+            None if clock::now() - asked > Duration::from_secs(2) => {
+                return Err("it kept its reader waiting for more than 2 s".to_owned());
+            }
+            None => {}
+        }
+    }
+    Err(format!("no picture within {within:?}"))
+}
+
+fn it_begins_with_a_keyframe_of_the_size_that_it_tells(
+    unit: &AccessUnit,
+    description: &str,
+) -> Result<(), String> {
+    if !is_keyframe(unit) {
+        return Err("it does not begin with a keyframe".to_owned());
+    }
+    let mut units = nal_units(&unit.data);
+    let parameters = units.find(|unit| unit.unit_type() == NalUnit::SPS);
+    let info = parameters.and_then(|parameters| sps::parse(parameters.bytes()));
+    let Some(info) = info else {
+        return Err("its parameter set cannot be read".to_owned());
+    };
+    let size = format!(" {}x{} ", info.width, info.height);
+    if description.is_empty() || description.contains(&size) {
+        return Ok(());
+    }
+    Err(format!("it delivers{size}and says {description:?}"))
+}
+
+fn pictures_come_in_order_and_fresh(
+    source: &mut dyn VideoSource,
+    first: &AccessUnit,
+    limit: Duration,
+) -> Result<(Instant, Duration), String> {
+    let mut last = first.captured_at;
+    let mut oldest = Duration::ZERO;
+    for number in 0..PICTURES {
+        let unit = next(source, NEXT_WITHIN)?;
+        let now = clock::now();
+        if unit.captured_at > now {
+            return Err(format!("picture {number} comes from the future"));
+        }
+        if unit.captured_at < last {
+            return Err(format!("picture {number} is older than the one before it"));
+        }
+        last = unit.captured_at;
+        // The encoder's first picture takes longer, and those behind it wait for it.
+        if number >= KEPT {
+            oldest = oldest.max(now - unit.captured_at);
+        }
+    }
+    if oldest > limit {
+        return Err(format!("a picture was {oldest:?} old, more than {limit:?}"));
+    }
+    Ok((last, oldest))
+}
+
+fn a_keyframe_comes_when_it_is_asked_for(source: &mut dyn VideoSource) -> Result<(), String> {
+    source.request_keyframe();
+    for _ in 0..ON_THEIR_WAY {
+        if is_keyframe(&next(source, NEXT_WITHIN)?) {
+            return Ok(());
+        }
+    }
+    Err(format!(
+        "no keyframe among the next {ON_THEIR_WAY} pictures"
+    ))
+}
+
+fn whoever_was_away_soon_gets_fresh_pictures(
+    source: &mut dyn VideoSource,
+    fps: u32,
+    limit: Duration,
+) -> Result<(), String> {
+    thread::sleep(Duration::from_secs(10) / fps.max(1));
+    for _ in 0..KEPT {
+        next(source, NEXT_WITHIN)?;
+    }
+    let unit = next(source, NEXT_WITHIN)?;
+    let age = clock::now().saturating_duration_since(unit.captured_at);
+    if age > limit {
+        return Err(format!("after a pause pictures stay {age:?} old"));
+    }
+    Ok(())
+}
+
+fn it_is_closed(source: &str) -> Result<(), String> {
+    let Ok(device) = Path::new(source).canonicalize() else {
+        return Ok(());
+    };
+    let files = std::fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut open = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+    if open.any(|file| file == device) {
+        return Err(format!("{source} is still open"));
+    }
+    Ok(())
+}
+
+fn is_keyframe(unit: &AccessUnit) -> bool {
+    let has = |wanted| nal_units(&unit.data).any(|unit| unit.unit_type() == wanted);
+    has(NalUnit::SPS) && has(NalUnit::PPS) && has(NalUnit::IDR_SLICE)
+}
