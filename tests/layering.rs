@@ -7,7 +7,14 @@ use std::path::{Path, PathBuf};
 
 /// Every outside thing is used in one place, which is named after it.
 const OWNERS: &[(&str, &[&str])] = &[
-    ("alsa::", &["src/audio/alsa.rs"]),
+    (
+        "alsa::",
+        &[
+            "src/audio/alsa.rs",
+            "src/audio/alsa/cards.rs",
+            "src/audio/alsa/negotiation.rs",
+        ],
+    ),
     (
         "axum::",
         &[
@@ -32,6 +39,7 @@ const OWNERS: &[(&str, &[&str])] = &[
             "src/watch/webrtc.rs",
         ],
     ),
+    ("rubato::", &["src/audio/rubato.rs"]),
     ("rustls_native_certs::", &["src/signaling/websocket/tls.rs"]),
     ("tokio_rustls::", &["src/engine/turn/wire.rs"]),
     (
@@ -59,6 +67,10 @@ const OWNERS: &[(&str, &[&str])] = &[
 
 /// These hold logic alone: no clock, socket, file, thread or task.
 const PURE: &[&str] = &[
+    "src/audio/drift.rs",
+    "src/audio/framer.rs",
+    "src/audio/losses.rs",
+    "src/audio/samples.rs",
     "src/control/",
     "src/engine/demux.rs",
     "src/engine/gather.rs",

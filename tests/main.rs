@@ -30,6 +30,8 @@ mod rooms;
 #[cfg(test)]
 mod socketio;
 #[cfg(test)]
+mod sound;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod transcripts;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// Returns name and id of a process other than this one that has `path` open: `guvcview (pid 412)`.
-pub(super) fn of(path: &Path) -> Option<String> {
+pub(crate) fn of(path: &Path) -> Option<String> {
     let device = path.canonicalize().ok()?;
     let own = std::process::id();
     let processes = fs::read_dir("/proc").ok()?.flatten();

@@ -34,7 +34,7 @@ mod devices;
 mod encoder;
 mod font;
 pub mod format;
-mod holder;
+pub(crate) mod holder;
 pub mod jpeg;
 mod metronome;
 pub mod mjpeg;

@@ -1,6 +1,7 @@
 //! `roomcam demo`, started by a test and ended with it.
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
@@ -22,12 +23,18 @@ const STARTS_WITHIN: Duration = Duration::from_secs(30);
 impl Demo {
     /// Starts it on a free port of the loopback and waits for the URL that it prints.
     pub(crate) fn start() -> Self {
-        Self::launch("127.0.0.1:0", &[], "")
+        Self::launch("127.0.0.1:0", &[], "", &[])
     }
 
     /// As [`Self::start`], with further arguments and the text of a configuration file.
     pub(crate) fn configured(arguments: &[&str], config: &str) -> Self {
-        Self::launch("127.0.0.1:0", arguments, config)
+        Self::launch("127.0.0.1:0", arguments, config, &[])
+    }
+
+    /// As [`Self::start`], with the sound of this PCM of a configuration of libasound's.
+    pub(crate) fn hears(pcm: &str, libasound: &Path, config: &str) -> Self {
+        let environment = [("ALSA_CONFIG_PATH", libasound)];
+        Self::launch("127.0.0.1:0", &["--audio", pcm], config, &environment)
     }
 
     /// Ends it without a word, as a power cut does, and starts it on the same port with the same
@@ -40,7 +47,7 @@ impl Demo {
             .and_then(|url| url.split_once("/#"))
             .expect("a URL with room and key");
         let (_, key) = fragment.split_once("key=").expect("the key comes last");
-        Self::launch(address, &[], &format!("[room]\nkey = \"{key}\"\n"))
+        Self::launch(address, &[], &format!("[room]\nkey = \"{key}\"\n"), &[])
     }
 
     /// Stops it in its tracks.
@@ -66,13 +73,25 @@ impl Demo {
         (since.elapsed(), status)
     }
 
+    /// Tells it to stop; returns its log.
+    pub(crate) fn end(mut self) -> String {
+        self.terminate();
+        let log = self.log.take().and_then(|log| log.join().ok());
+        log.unwrap_or_default()
+    }
+
     fn signal(&self, signal: &str) {
         let mut kill = Command::new("kill");
         let status = kill.args([signal, &self.process.id().to_string()]).status();
         assert!(status.is_ok_and(|status| status.success()), "kill {signal}");
     }
 
-    fn launch(listen: &str, arguments: &[&str], config: &str) -> Self {
+    fn launch(
+        listen: &str,
+        arguments: &[&str],
+        config: &str,
+        environment: &[(&str, &Path)],
+    ) -> Self {
         let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
         file.write_all(config.as_bytes()).expect("a temporary file");
         let mut process = program::roomcam()
@@ -80,6 +99,7 @@ impl Demo {
             .arg("--config")
             .arg(file.path())
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
