@@ -196,10 +196,11 @@ async fn a_sound_card_of_the_kernel_keeps_to_the_facts_at_its_own_rate_and_forma
         ("S16_LE", 8_000, 1, "S16 mono 8000 Hz"),
     ];
     for (format, rate, channels, description) in cards {
-        // What it delivers is what is played into it.
+        // What it delivers is what is played into it: the tone in one channel at a time, in percent.
+        let loudness = 10 * channels;
         play(
             &mut guest,
-            &format!("-F {format} -r {rate} -c {channels} -S 10"),
+            &format!("-F {format} -r {rate} -c {channels} -S {loudness}"),
         );
         for name in ["Loopback", "plughw:CARD=Loopback", "loopback pcm"] {
             let (status, output) = guest.attempt(&format!(
@@ -512,10 +513,11 @@ fn play_a_tone(guest: &mut Guest) {
     play(guest, "-r 48000 -c 2");
 }
 
-/// The same with these options of `speaker-test`: the input is as the output is.
+/// The same with these options of `speaker-test`: the input is as the output is. Its buffer of half a
+/// second outlasts what an emulated machine does meanwhile.
 fn play(guest: &mut Guest, options: &str) {
     guest.run(&format!(
-        "speaker-test -D hw:Loopback,1 -t sine -f 440 {options} >/run/tone 2>&1 & echo $! >/run/player"
+        "speaker-test -D hw:Loopback,1 -t sine -f 440 -b 500000 {options} >/run/tone 2>&1 & echo $! >/run/player"
     ));
     guest.run_until_it_succeeds("grep -q rate /proc/asound/Loopback/pcm1p/sub0/hw_params");
 }

@@ -74,8 +74,10 @@ pub(super) fn node(pcm: &str) -> Option<PathBuf> {
 /// Returns card and device of the PCM of a card: `hw:CARD=Device,DEV=0`, `plughw:1,0`, `hw:Device`.
 fn parts(pcm: &str) -> Option<(&str, u32)> {
     let (_, arguments) = pcm.split_once("hw:")?;
-    let (card, device) = arguments.split_once(',').unwrap_or((arguments, "0"));
+    let mut arguments = arguments.split(',');
+    let card = arguments.next()?;
     let card = card.strip_prefix("CARD=").unwrap_or(card);
+    let device = arguments.next().unwrap_or("0");
     let device = device.strip_prefix("DEV=").unwrap_or(device);
     Some((card, device.parse().ok()?)).filter(|(card, _)| !card.contains('/'))
 }
@@ -116,6 +118,7 @@ mod tests {
         assert_eq!(parts("plughw:CARD=C920,DEV=1"), Some(("C920", 1)));
         assert_eq!(parts("hw:CARD=C920"), Some(("C920", 0)));
         assert_eq!(parts("hw:1,2"), Some(("1", 2)));
+        assert_eq!(parts("hw:CARD=C920,DEV=1,SUBDEV=0"), Some(("C920", 1)));
         assert_eq!(parts("hw:Device"), Some(("Device", 0)));
         assert_eq!(parts("default"), None);
         assert_eq!(parts("hw:../../etc,0"), None);
