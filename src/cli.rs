@@ -90,7 +90,7 @@ pub struct Sources {
     /// auto, a device path, a by-id name, a card name, pattern, file:PATH or none.
     #[arg(long, value_name = "SPEC")]
     pub video: Option<String>,
-    /// auto, an ALSA PCM name, tone or none.
+    /// auto, a card's id or a part of its name, an ALSA PCM name, tone or none.
     #[arg(long, value_name = "SPEC")]
     pub audio: Option<String>,
 }

@@ -67,7 +67,7 @@ pub struct Video {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Audio {
-    /// `auto`, an ALSA PCM name, `tone` or `none`.
+    /// `auto`, a sound card's id or a part of its name, an ALSA PCM name, `tone` or `none`.
     pub source: String,
     /// Target of the Opus encoder, in 1000 bit/s.
     pub bitrate_kbps: u32,

@@ -46,6 +46,8 @@
 //!    starts it again.
 //! 6. Mute and camera-off act at the source: what is not produced cannot leak.
 
+#[cfg(test)]
+mod allocations;
 pub mod audio;
 pub mod cli;
 pub mod clock;

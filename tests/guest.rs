@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use crate::camera::is_notice;
 use crate::doctoring::finding;
+use crate::sound;
 use crate::speaking::{MICROPHONE, TALK, tone_in, wait_for_notice};
 use crate::support::chromium::{Chromium, Setup};
 use crate::support::guest::{Guest, PATIENCE};
@@ -185,6 +186,95 @@ async fn a_microphone_is_heard_without_a_camera() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the guest: scripts/test"]
+async fn a_sound_card_of_the_kernel_keeps_to_the_facts_at_its_own_rate_and_format() {
+    let mut guest = Guest::start(&[SOUND_CARD]).await;
+    let facts = std::env::current_exe().expect("this program has a path");
+    let facts = format!(
+        "{} --exact sound::this_microphone_keeps_to_the_facts",
+        facts.display()
+    );
+    let (microphone, described_as) = (sound::MICROPHONE, sound::DESCRIBED_AS);
+    let cards = [
+        ("S16_LE", 44_100, 1, "S16 mono 44100 Hz"),
+        ("S32_LE", 48_000, 2, "S32 stereo 48000 Hz"),
+        ("FLOAT_LE", 32_000, 1, "FLOAT mono 32000 Hz"),
+        ("S24_3LE", 16_000, 2, "S24_3 stereo 16000 Hz"),
+        ("S16_LE", 8_000, 1, "S16 mono 8000 Hz"),
+    ];
+    for (format, rate, channels, description) in cards {
+        // What it delivers is what is played into it: the tone in one channel at a time, in percent.
+        let loudness = 10 * channels;
+        play(
+            &mut guest,
+            &format!("-F {format} -r {rate} -c {channels} -S {loudness}"),
+        );
+        for name in ["Loopback", "plughw:CARD=Loopback", "loopback pcm"] {
+            let (status, output) = guest.attempt(&format!(
+                "chroot /host env {microphone}='{name}' {described_as}='{description}' {facts}"
+            ));
+            assert_eq!(status, 0, "{name}, {description}: {output}");
+            assert!(output.contains("1 passed"), "{output}");
+        }
+        stop_playing(&mut guest);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn a_microphone_that_was_unplugged_comes_back_and_the_picture_goes_on() {
+    const DRIVER: &str = "/sys/bus/platform/drivers/snd_aloop";
+    let mut guest = Guest::start(&[VIVID, SOUND_CARD]).await;
+    play(&mut guest, "-F S32_LE -r 44100 -c 1");
+    guest.start_daemon(&format!("{}[audio]\nsource = \"Loopback\"", video("vivid")));
+    let mut viewer = join(&guest).await;
+    until_more_frames(&mut viewer).await;
+    until_more_sound(&mut viewer).await;
+
+    // Ends once nobody has it open any more.
+    guest.run(&format!("(echo snd_aloop.0 >{DRIVER}/unbind) &"));
+    stop_playing(&mut guest);
+    let waiting = |seen: &Seen| state(seen).is_some_and(|s| s.audio == "waiting");
+    let seen = until(&mut viewer, "is told", waiting).await;
+    let told = &state(&seen).expect("it was told").detail;
+    assert!(told.contains("microphone"), "{told}");
+    until_more_frames(&mut viewer).await;
+
+    guest.run_until_it_succeeds(&format!("! [ -e {DRIVER}/snd_aloop.0 ]"));
+    guest.run(&format!("echo snd_aloop.0 >{DRIVER}/bind"));
+    let returned = clock::now();
+    until_more_sound(&mut viewer).await;
+    let waited = clock::now() - returned;
+    assert!(waited < BACK_WITHIN, "{waited:?}");
+    let live = |seen: &Seen| state(seen).is_some_and(|s| s.audio == "live" && s.detail.is_empty());
+    until(&mut viewer, "is told", live).await;
+    viewer.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn a_busy_microphone_is_waited_for_and_its_holder_is_named() {
+    let mut guest = Guest::start(&[SOUND_CARD]).await;
+    guest.run(
+        "arecord -D hw:Loopback,0 -f S16_LE -r 48000 /dev/null 2>/dev/null & echo $! >/run/holder",
+    );
+    guest.run_until_it_succeeds("grep -q RUNNING /proc/asound/Loopback/pcm0c/sub0/status");
+    // It has eight inputs, of which the first that is free is taken: all but one are too many here.
+    guest.start_daemon(
+        "[video]\nsource = \"none\"\n[audio]\nsource = \"hw:CARD=Loopback,DEV=0,SUBDEV=0\"",
+    );
+    let mut viewer = join(&guest).await;
+    let waiting = |seen: &Seen| state(seen).is_some_and(|s| s.audio == "waiting");
+    let seen = until(&mut viewer, "is told", waiting).await;
+    let told = &state(&seen).expect("it was told").detail;
+    assert!(told.contains("is in use by arecord (pid "), "{told}");
+
+    guest.run("kill $(cat /run/holder)");
+    until_more_sound(&mut viewer).await;
+    viewer.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
 async fn a_browser_shows_the_camera_and_plays_the_microphone() {
     let mut guest = Guest::start(&[VIVID, SOUND_CARD]).await;
     play_a_tone(&mut guest);
@@ -332,30 +422,6 @@ async fn a_busy_camera_is_waited_for_and_its_holder_is_named() {
 
     guest.run("kill $(cat /run/holder)");
     until_more_frames(&mut viewer).await;
-    viewer.leave().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the guest: scripts/test"]
-async fn a_busy_microphone_is_waited_for_and_its_holder_is_named() {
-    let mut guest = Guest::start(&[SOUND_CARD]).await;
-    guest.run(
-        "arecord -D hw:Loopback,0,0 -f S16_LE -r 48000 -c 2 /dev/null >/dev/null 2>&1 & \
-         echo $! >/run/holder",
-    );
-    guest.run_until_it_succeeds("grep -q owner_pid /proc/asound/Loopback/pcm0c/sub0/status");
-    guest.start_daemon(
-        "[video]\nsource = \"none\"\n\
-         [audio]\nsource = \"plughw:CARD=Loopback,DEV=0,SUBDEV=0\"",
-    );
-    let mut viewer = join(&guest).await;
-    let waits = |seen: &Seen| state(seen).is_some_and(|s| s.audio == "waiting");
-    let seen = until(&mut viewer, "is told", waits).await;
-    let detail = state(&seen).map(|s| s.detail.clone()).unwrap_or_default();
-    assert!(detail.contains("is in use by arecord (pid "), "{detail}");
-    guest.run("kill $(cat /run/holder)");
-    let hears = |seen: &Seen| state(seen).is_some_and(|s| s.audio == "live");
-    until(&mut viewer, "hears", hears).await;
     viewer.leave().await;
 }
 
@@ -791,6 +857,11 @@ async fn snapshot(viewer: &mut Viewer) -> (u32, u32) {
     (announced.width, announced.height)
 }
 
+async fn until_more_sound(viewer: &mut Viewer) {
+    let goal = viewer.seen().counts.audio_packets + 20;
+    until(viewer, "hears", |seen| seen.counts.audio_packets >= goal).await;
+}
+
 /// Waits until the device tells that its camera is waited for; returns why.
 pub(crate) async fn until_waiting(viewer: &mut Viewer) -> String {
     let waiting = |seen: &Seen| state(seen).is_some_and(|s| s.video == "waiting");
@@ -834,7 +905,20 @@ fn example(name: &str) -> String {
 
 /// Plays into the sound card's output, which is its input.
 fn play_a_tone(guest: &mut Guest) {
-    guest.run("speaker-test -D hw:Loopback,1 -r 48000 -c 2 -t sine -f 440 >/run/tone 2>&1 &");
+    play(guest, "-r 48000 -c 2");
+}
+
+/// The same with these options of `speaker-test`: the input is as the output is. Its buffer of half a
+/// second outlasts what an emulated machine does meanwhile.
+fn play(guest: &mut Guest, options: &str) {
+    guest.run(&format!(
+        "speaker-test -D hw:Loopback,1 -t sine -f 440 -b 500000 {options} >/run/tone 2>&1 & echo $! >/run/player"
+    ));
+    guest.run_until_it_succeeds("grep -q rate /proc/asound/Loopback/pcm1p/sub0/hw_params");
+}
+
+fn stop_playing(guest: &mut Guest) {
+    guest.run("kill -KILL $(cat /run/player); while kill -0 $(cat /run/player) 2>/dev/null; do sleep 0.02; done");
 }
 
 /// Ends the daemon as systemd does; returns how long that took, by the guest's clock.

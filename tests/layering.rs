@@ -13,6 +13,8 @@ const OWNERS: &[(&str, &[&str])] = &[
             "src/audio/alsa.rs",
             "src/audio/alsa/cards.rs",
             "src/talkback/alsa.rs",
+            "src/audio/alsa/negotiation.rs",
+            "src/audio/alsa/pcms.rs",
         ],
     ),
     (
@@ -40,6 +42,7 @@ const OWNERS: &[(&str, &[&str])] = &[
             "src/watch/webrtc.rs",
         ],
     ),
+    ("rubato::", &["src/audio/rubato.rs"]),
     ("rustls_native_certs::", &["src/signaling/websocket/tls.rs"]),
     ("tokio_rustls::", &["src/engine/turn/wire.rs"]),
     (
@@ -68,6 +71,10 @@ const OWNERS: &[(&str, &[&str])] = &[
 
 /// These hold logic alone: no clock, socket, file, thread or task.
 const PURE: &[&str] = &[
+    "src/audio/drift.rs",
+    "src/audio/framer.rs",
+    "src/audio/losses.rs",
+    "src/audio/samples.rs",
     "src/control/",
     "src/engine/demux.rs",
     "src/engine/gather.rs",

@@ -36,6 +36,8 @@ mod rooms;
 #[cfg(test)]
 mod socketio;
 #[cfg(test)]
+mod sound;
+#[cfg(test)]
 mod speaking;
 #[cfg(test)]
 mod support;

@@ -1,36 +1,35 @@
 //! Microphones through ALSA (libasound).
 //!
-//! A PCM is read without blocking, 10 ms at a time, as signed 16 bit at 48 kHz; two channels are
-//! mixed into one. What a card cannot do by itself, `plughw:` converts; we do not. The time of a
-//! sample is the driver's: the moment the driver counted the samples, minus those unread by then.
+//! A PCM is read without blocking, 10 ms at a time, at a rate and in a format of the card's own
+//! (`alsa/negotiation.rs`): what is to be converted is converted here, better than `plughw:` does. The
+//! time of a sample is the driver's: the moment the driver counted the samples, minus those unread by
+//! then. After an overrun the PCM is started again, and the next period says so.
 //!
 //! libasound tells its troubles to stderr; here they go to the log, at debug.
 
 use std::cell::RefCell;
 use std::ffi::CString;
-use std::fmt;
 use std::io;
+use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use alsa::card;
-use alsa::ctl::{Ctl, DeviceIter};
-use alsa::pcm::{Access, Format, Frames, HwParams, PCM, TstampType};
-use alsa::{Direction, Output, ValueOr};
+use alsa::pcm::{PCM, State};
+use alsa::{Direction, Output};
 use tracing::debug;
 
-use super::{AudioError, AudioSource, MicrophoneInfo, Period, SAMPLE_RATE_HZ, holder};
+use super::{AudioError, AudioSource, MicrophoneInfo, Period, holder};
 use crate::clock;
 
-pub(super) mod cards;
+mod cards;
+mod negotiation;
+pub(super) mod pcms;
+
+use negotiation::Setup;
 
 /// Half an Opus frame: the most that waiting for a whole period adds to the latency.
 const PERIOD: Duration = Duration::from_millis(10);
-const PERIOD_FRAMES: Frames = 480;
-
-/// 200 ms: a busy Pi may not run us for that long before sound is lost. Costs no latency.
-const BUFFER_FRAMES: Frames = 9_600;
 
 /// How long one wait may take; the capture thread looks around in between.
 const WAIT_MS: u32 = 200;
@@ -38,68 +37,94 @@ const WAIT_MS: u32 = 200;
 /// A microphone that delivers nothing for this long is opened again.
 const STALLED_AFTER: Duration = Duration::from_secs(3);
 
-/// Formats named to people when none fits.
-const KNOWN_FORMATS: [(Format, &str); 6] = [
-    (Format::S16LE, "S16_LE"),
-    (Format::S24LE, "S24_LE"),
-    (Format::S243LE, "S24_3LE"),
-    (Format::S32LE, "S32_LE"),
-    (Format::FloatLE, "FLOAT_LE"),
-    (Format::U8, "U8"),
-];
-
 /// An open capture PCM.
 #[derive(Debug)]
 pub(super) struct Microphone {
     pcm: PCM,
     name: String,
     description: String,
-    channels: usize,
-    buffer_frames: usize,
+    setup: Setup,
     /// When sound last came; at first, when the PCM was started.
     heard_at: Instant,
     xruns: u64,
-    scratch: Vec<i16>,
+    /// Sound was lost since the last period.
+    lost: bool,
+    raw: Vec<u8>,
+    period: Period,
 }
 
 impl Microphone {
-    /// Opens and starts the PCM of this name.
+    /// Opens and starts the PCM of this name, or the microphone of a card of this name.
     pub(super) fn open(name: &str) -> Result<Self, AudioError> {
         let messages = divert_messages();
-        Self::start(name).inspect_err(|_| log_messages(messages.as_ref()))
+        let opened = match Self::start(name) {
+            // The name of a card stands for wherever that card is now.
+            Err(AudioError::Missing { .. }) if !name.contains(':') => {
+                match cards::find(&cards::microphones(), name) {
+                    Some(found) => Self::start(&found.pcm),
+                    None => Err(AudioError::Missing {
+                        pcm: name.to_owned(),
+                    }),
+                }
+            }
+            opened => opened,
+        };
+        opened.inspect_err(|_| log_messages(messages.as_ref()))
     }
 
+    /// Opens a PCM: the card itself where `plughw:` is asked for, and that only if the card is of no
+    /// use without a conversion that is not ours.
     fn start(name: &str) -> Result<Self, AudioError> {
+        if let Some(card) = name
+            .strip_prefix("plug")
+            .filter(|pcm| pcm.starts_with("hw:"))
+        {
+            match Self::start_as_it_is(card) {
+                Err(AudioError::Format { offered, .. }) => {
+                    debug!(pcm = card, offered, "the card is left to a plug");
+                }
+                opened => return opened,
+            }
+        }
+        Self::start_as_it_is(name)
+    }
+
+    fn start_as_it_is(name: &str) -> Result<Self, AudioError> {
         let failed = |error| explain(name, error);
         let missing = || AudioError::Missing {
             pcm: name.to_owned(),
         };
         let c_name = CString::new(name).map_err(|_| missing())?;
         let pcm = PCM::open(&c_name, Direction::Capture, true).map_err(failed)?;
-        let (channels, buffer_frames) = negotiate(&pcm, name)?;
+        let setup = negotiation::negotiate(&pcm, name)?;
         let title = pcm
             .info()
             .and_then(|info| info.get_name().map(str::to_owned));
         pcm.start().map_err(failed)?;
         let title = title.unwrap_or_default();
-        let layout = if channels == 1 { "mono" } else { "stereo" };
+        let now = clock::now();
         Ok(Self {
             pcm,
             name: name.to_owned(),
-            description: format!("{name} ({title}), {layout}"),
-            channels,
-            buffer_frames,
-            heard_at: clock::now(),
+            description: format!("{name} ({title}), {setup}"),
+            heard_at: now,
             xruns: 0,
-            scratch: vec![0; buffer_frames * channels],
+            lost: false,
+            raw: vec![0; setup.buffer_frames * setup.frame_bytes()],
+            period: Period {
+                samples: Vec::with_capacity(setup.buffer_frames),
+                captured_at: now,
+                follows_gap: false,
+            },
+            setup,
         })
     }
 
     /// Nothing came: that is an error once it lasts.
-    fn nothing(&self) -> Result<Option<Period>, AudioError> {
+    fn nothing(&self) -> Result<bool, AudioError> {
         let silent_for = clock::now().saturating_duration_since(self.heard_at);
         if silent_for < STALLED_AFTER {
-            return Ok(None);
+            return Ok(false);
         }
         Err(AudioError::Stalled {
             pcm: self.name.clone(),
@@ -110,7 +135,7 @@ impl Microphone {
     /// Starts again after an overrun; any other error stays one.
     ///
     /// Not `snd_pcm_recover`, which does the same but sleeps for seconds after a suspend.
-    fn recover(&mut self, error: alsa::Error) -> Result<Option<Period>, AudioError> {
+    fn recover(&mut self, error: alsa::Error) -> Result<bool, AudioError> {
         match error.errno() {
             libc::EAGAIN => {
                 // A plugin that says it is ready too early must not make us spin.
@@ -118,6 +143,7 @@ impl Microphone {
             }
             libc::EPIPE | libc::ESTRPIPE => {
                 self.xruns += 1;
+                self.lost = true;
                 debug!(pcm = %self.name, xruns = self.xruns, "sound was lost to an overrun");
                 let restarted = self.pcm.prepare().and_then(|()| self.pcm.start());
                 restarted.map_err(|e| explain(&self.name, e))?;
@@ -130,38 +156,48 @@ impl Microphone {
     /// Returns how many frames to read, and when the first of them was captured.
     fn available(&self) -> alsa::Result<(usize, Instant)> {
         let status = self.pcm.status()?;
+        if status.get_state() == State::Disconnected {
+            // Those of plugins wait on, with nothing to read.
+            return Err(alsa::Error::new("snd_pcm_status", libc::ENODEV));
+        }
         let mut frames = usize::try_from(status.get_avail()).unwrap_or_default();
         let stamp = status.get_htstamp();
         let mut counted_at = clock::from_monotonic(Duration::new(
             u64::try_from(stamp.tv_sec).unwrap_or_default(),
             u32::try_from(stamp.tv_nsec).unwrap_or_default(),
         ));
-        if frames >= self.buffer_frames {
+        if frames >= self.setup.buffer_frames {
             // A card whose buffer is full has stopped. Only PCMs without a clock (`null`, `file`)
             // offer that much and go on: they get ours.
             thread::sleep(PERIOD);
             counted_at = clock::now();
             let elapsed = counted_at.saturating_duration_since(self.heard_at);
-            let due = elapsed.as_micros() * u128::from(SAMPLE_RATE_HZ) / 1_000_000;
+            let due = elapsed.as_micros() * u128::from(self.setup.rate_hz.get()) / 1_000_000;
             frames = usize::try_from(due)
                 .unwrap_or_default()
-                .min(self.buffer_frames);
+                .min(self.setup.buffer_frames);
         }
-        let unread = duration_of(frames);
+        let unread = self.setup.duration(frames);
         Ok((frames, counted_at.checked_sub(unread).unwrap_or(counted_at)))
     }
 
-    fn read(&mut self, frames: usize) -> alsa::Result<Vec<i16>> {
-        let wanted = (frames * self.channels).min(self.scratch.len());
-        let buffer = self.scratch.get_mut(..wanted).unwrap_or_default();
-        let read = self.pcm.io_i16()?.readi(buffer)?;
-        let samples = buffer.get(..read * self.channels).unwrap_or_default();
-        Ok(mono(samples, self.channels))
+    /// Reads up to so many frames into the period.
+    fn read(&mut self, frames: usize) -> alsa::Result<()> {
+        let frame_bytes = self.setup.frame_bytes();
+        let wanted = (frames * frame_bytes).min(self.raw.len());
+        let buffer = self.raw.get_mut(..wanted).unwrap_or_default();
+        let read = self.pcm.io_bytes().readi(buffer)?;
+        let bytes = buffer.get(..read * frame_bytes).unwrap_or_default();
+        let Setup {
+            encoding, channels, ..
+        } = self.setup;
+        self.period.samples.clear();
+        encoding.mix(bytes, channels, &mut self.period.samples);
+        Ok(())
     }
-}
 
-impl AudioSource for Microphone {
-    fn next(&mut self) -> Result<Option<Period>, AudioError> {
+    /// Waits for a period; returns whether one came.
+    fn fill(&mut self) -> Result<bool, AudioError> {
         match self.pcm.wait(Some(WAIT_MS)) {
             Ok(true) => {}
             Ok(false) => return self.nothing(),
@@ -173,16 +209,25 @@ impl AudioSource for Microphone {
             Err(error) => return self.recover(error),
         };
         match self.read(frames) {
-            Ok(samples) if samples.is_empty() => self.nothing(),
-            Ok(samples) => {
+            Ok(()) if self.period.samples.is_empty() => self.nothing(),
+            Ok(()) => {
                 self.heard_at = clock::now();
-                Ok(Some(Period {
-                    samples,
-                    captured_at,
-                }))
+                self.period.captured_at = captured_at;
+                self.period.follows_gap = std::mem::take(&mut self.lost);
+                Ok(true)
             }
             Err(error) => self.recover(error),
         }
+    }
+}
+
+impl AudioSource for Microphone {
+    fn rate_hz(&self) -> NonZeroU32 {
+        self.setup.rate_hz
+    }
+
+    fn next(&mut self) -> Result<Option<&Period>, AudioError> {
+        Ok(self.fill()?.then_some(&self.period))
     }
 
     fn description(&self) -> String {
@@ -192,133 +237,7 @@ impl AudioSource for Microphone {
 
 /// Returns the microphones of this machine, in the order of the sound cards.
 pub(super) fn microphones() -> Vec<MicrophoneInfo> {
-    let messages = divert_messages();
-    let mut found = Vec::new();
-    for card in card::Iter::new().map_while(Result::ok) {
-        if let Err(error) = add_microphones(card, &mut found) {
-            debug!(card = card.get_index(), %error, "sound card passed over");
-            log_messages(messages.as_ref());
-        }
-    }
-    found
-}
-
-fn add_microphones(card: alsa::Card, found: &mut Vec<MicrophoneInfo>) -> alsa::Result<()> {
-    let ctl = Ctl::from_card(&card, true)?;
-    let info = ctl.card_info()?;
-    let (card_id, card_name) = (info.get_id()?, info.get_name()?);
-    for device in DeviceIter::new(&ctl) {
-        let Ok(number) = u32::try_from(device) else {
-            continue;
-        };
-        // ENOENT: this device only plays.
-        let Ok(pcm) = ctl.pcm_info(number, 0, Direction::Capture) else {
-            continue;
-        };
-        found.push(MicrophoneInfo {
-            pcm: format!("plughw:CARD={card_id},DEV={number}"),
-            card_id: card_id.to_owned(),
-            name: format!("{card_name}, {}", pcm.get_name()?),
-        });
-    }
-    Ok(())
-}
-
-/// Sets format, period and buffer; returns channels and the buffer's size in frames.
-fn negotiate(pcm: &PCM, name: &str) -> Result<(usize, usize), AudioError> {
-    let failed = |error| explain(name, error);
-    let hw = HwParams::any(pcm).map_err(failed)?;
-    hw.set_access(Access::RWInterleaved).map_err(failed)?;
-    let channels = if hw.test_channels(1).is_ok() { 1 } else { 2 };
-    let suits = hw
-        .set_format(Format::s16())
-        .and_then(|()| hw.set_channels(channels))
-        .and_then(|()| hw.set_rate(SAMPLE_RATE_HZ, ValueOr::Nearest));
-    if let Err(error) = suits {
-        debug!(pcm = name, %error, "the format was refused");
-        return Err(AudioError::Format {
-            pcm: name.to_owned(),
-            offered: offered(pcm),
-            converting: converting(name),
-        });
-    }
-    hw.set_period_size_near(PERIOD_FRAMES, ValueOr::Nearest)
-        .and_then(|_| hw.set_buffer_size_near(BUFFER_FRAMES))
-        .and_then(|_| pcm.hw_params(&hw))
-        .map_err(failed)?;
-    let period = hw.get_period_size().map_err(failed)?;
-    let buffer = hw.get_buffer_size().map_err(failed)?;
-    let sw = pcm.sw_params_current().map_err(failed)?;
-    sw.set_avail_min(period)
-        .and_then(|()| sw.set_tstamp_mode(true))
-        .map_err(failed)?;
-    if let Err(error) = sw.set_tstamp_type(TstampType::Monotonic) {
-        // Some plugins cannot; then the time of reading is taken.
-        debug!(pcm = name, %error, "no monotonic timestamps");
-    }
-    pcm.sw_params(&sw).map_err(failed)?;
-    let channels = usize::try_from(channels).unwrap_or(1);
-    Ok((channels, usize::try_from(buffer).unwrap_or_default()))
-}
-
-/// Says in words what a PCM can deliver.
-fn offered(pcm: &PCM) -> String {
-    let describe = || {
-        let hw = HwParams::any(pcm)?;
-        let formats: Vec<&str> = KNOWN_FORMATS
-            .iter()
-            .filter(|(format, _)| hw.test_format(*format).is_ok())
-            .map(|(_, name)| *name)
-            .collect();
-        Ok(format!(
-            "{} with {} channels at {} Hz",
-            formats.join("/"),
-            Range(hw.get_channels_min()?, hw.get_channels_max()?),
-            Range(hw.get_rate_min()?, hw.get_rate_max()?),
-        ))
-    };
-    describe().unwrap_or_else(|error: alsa::Error| error.to_string())
-}
-
-/// `1`, or `1 to 2`.
-struct Range(u32, u32);
-
-impl fmt::Display for Range {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self(min, max) if min == max => write!(f, "{min}"),
-            Self(min, max) => write!(f, "{min} to {max}"),
-        }
-    }
-}
-
-/// Returns the name of a PCM that converts whatever the PCM `name` delivers.
-fn converting(name: &str) -> String {
-    if name.starts_with("hw:") {
-        format!("plug{name}")
-    } else {
-        format!("plug:'{name}'")
-    }
-}
-
-/// Mixes interleaved channels into one.
-fn mono(samples: &[i16], channels: usize) -> Vec<i16> {
-    match channels {
-        0 | 1 => samples.to_vec(),
-        _ => samples
-            .chunks_exact(channels)
-            .map(|frame| {
-                let sum: i64 = frame.iter().map(|&s| i64::from(s)).sum();
-                let count = i64::try_from(frame.len()).unwrap_or(1);
-                i16::try_from(sum / count).unwrap_or_default()
-            })
-            .collect(),
-    }
-}
-
-fn duration_of(frames: usize) -> Duration {
-    let frames = u64::try_from(frames).unwrap_or_default();
-    Duration::from_nanos(frames.saturating_mul(1_000_000_000) / u64::from(SAMPLE_RATE_HZ))
+    cards::microphones()
 }
 
 fn explain(name: &str, error: alsa::Error) -> AudioError {
@@ -359,16 +278,6 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn two_channels_become_their_mean() {
-        assert_eq!(
-            mono(&[10, 20, -5, -5, i16::MAX, i16::MAX], 2),
-            [15, -5, i16::MAX]
-        );
-        assert_eq!(mono(&[i16::MIN, i16::MIN], 2), [i16::MIN]);
-        assert_eq!(mono(&[1, 2, 3], 1), [1, 2, 3]);
-    }
-
-    #[test]
     fn the_error_of_a_device_names_it_and_what_to_do() {
         let text = |errno| explain("hw:1", alsa::Error::new("snd_pcm_open", errno)).to_string();
         assert_eq!(
@@ -390,12 +299,6 @@ mod tests {
     fn an_unknown_name_is_a_missing_microphone() {
         let error = Microphone::open("no_such_microphone").unwrap_err();
         assert!(matches!(error, AudioError::Missing { .. }), "{error:?}");
-    }
-
-    #[test]
-    fn the_pcm_that_converts_has_a_name() {
-        assert_eq!(converting("hw:CARD=Device"), "plughw:CARD=Device");
-        assert_eq!(converting("dsnoop:1"), "plug:'dsnoop:1'");
     }
 
     /// PCMs that libasound itself provides. Its configuration is global to a process, so each
@@ -447,7 +350,7 @@ mod tests {
         if ran_in_a_child("pcms_of_libasound_are_read_at_the_pace_of_the_clock") {
             return;
         }
-        for (name, expected) in [("silent", 0), ("played", 0x1000)] {
+        for (name, expected) in [("silent", 0.0), ("played", 0.125)] {
             let mut microphone = Microphone::open(name).unwrap();
             let started_at = clock::now();
             let mut samples = Vec::new();
@@ -457,12 +360,17 @@ mod tests {
                     continue;
                 };
                 assert!(period.captured_at <= clock::now());
-                samples.extend(period.samples);
+                samples.extend_from_slice(&period.samples);
             }
             let took = started_at.elapsed();
             assert!(took >= Duration::from_millis(150), "{name}: {took:?}");
-            assert!(samples.iter().all(|&s| s == expected), "{name}");
-            assert!(microphone.description().starts_with(name));
+            assert!(
+                samples.iter().all(|s| (s - expected).abs() < 0.001),
+                "{name}"
+            );
+            let description = microphone.description();
+            assert!(description.starts_with(name), "{description}");
+            assert!(description.ends_with("S32 mono 48000 Hz"), "{description}");
         }
         assert!(microphones().is_empty());
     }

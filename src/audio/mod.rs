@@ -2,13 +2,20 @@
 //!
 //! | file         | what                                                              |
 //! |--------------|-------------------------------------------------------------------|
-//! | `alsa.rs`    | a microphone; `alsa/cards.rs`: what the sound cards offer         |
+//! | `alsa.rs`    | a microphone, at a rate and in a format of its own; `alsa/pcms.rs`: what the sound cards offer |
+//! | `samples.rs` | those formats → floating point, one channel                       |
 //! | `tone.rs`    | a steady tone; demos and tests                                    |
-//! | `framer.rs`  | periods of any length → frames of 20 ms, with their capture time  |
+//! | `framer.rs`  | periods of any length and rate → frames of 20 ms at 48 kHz, with their capture time |
+//! | `drift.rs`   | how far the card's clock is off, and what to do about it          |
+//! | `rubato.rs`  | the resampler                                                     |
 //! | `opus.rs`    | the Opus encoder                                                  |
+//! | `losses.rs`  | when to tell of sound that was lost                               |
 //! | `capture.rs` | the thread that reads a source, mutes, encodes and publishes      |
+//!
+//! From the card to the encoder nothing is allocated for a frame.
 
 use std::io;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -17,24 +24,30 @@ use crate::config;
 
 mod alsa;
 pub mod capture;
+mod drift;
 pub mod framer;
 mod holder;
+mod losses;
 mod opus;
+mod rubato;
+mod samples;
 mod tone;
 
-/// Samples per second of everything in this directory (RFC 7587 §4.1).
+/// Samples per second of what is encoded (RFC 7587 §4.1).
 pub const SAMPLE_RATE_HZ: u32 = 48_000;
 
 /// Samples per channel in one Opus frame of 20 ms.
 pub const FRAME_SAMPLES: usize = 960;
 
-/// A period of sound as the source delivered it: 48 kHz, mono, signed 16 bit.
+/// A period of sound as the source delivered it, in one channel.
 #[derive(Clone, Debug)]
 pub struct Period {
-    /// The samples.
-    pub samples: Vec<i16>,
+    /// The samples, from −1 to 1, at the source's rate.
+    pub samples: Vec<f32>,
     /// When the first sample was captured, on the monotonic clock.
     pub captured_at: Instant,
+    /// Whether sound before it is known to be lost.
+    pub follows_gap: bool,
 }
 
 /// A producer of sound. Blocking: it runs on a thread of its own.
@@ -42,6 +55,9 @@ pub struct Period {
 /// A trait because there are two (see the table above) and because tests replace the microphone
 /// with a script.
 pub trait AudioSource: Send {
+    /// Returns how many samples it delivers per second, by its own clock.
+    fn rate_hz(&self) -> NonZeroU32;
+
     /// Waits for the next period.
     ///
     /// Returns `None` when none came within about 200 ms, so that the capture thread can notice
@@ -50,10 +66,10 @@ pub trait AudioSource: Send {
     /// # Errors
     ///
     /// Any [`AudioError`]. The source is unusable afterwards: drop it and open a new one.
-    fn next(&mut self) -> Result<Option<Period>, AudioError>;
+    fn next(&mut self) -> Result<Option<&Period>, AudioError>;
 
-    /// Returns what is captured, for the log and for people: `plughw:CARD=Device,DEV=0 (USB
-    /// Audio), mono`.
+    /// Returns what is captured, for the log and for people: `hw:CARD=Device,DEV=0 (USB Audio), S16
+    /// mono 44100 Hz`.
     fn description(&self) -> String;
 }
 
@@ -99,17 +115,17 @@ pub struct Pcm {
 /// Returns everything that records, in the order of the sound cards.
 #[must_use]
 pub fn recorders() -> Vec<Pcm> {
-    alsa::cards::recorders()
+    alsa::pcms::recorders()
 }
 
 /// Returns everything that plays, in the order of the sound cards.
 #[must_use]
 pub fn players() -> Vec<Pcm> {
-    alsa::cards::players()
+    alsa::pcms::players()
 }
 
-/// Opens the configured source: `auto`, `tone`, or the name of an ALSA PCM. `none` is for the
-/// caller to see.
+/// Opens the configured source: `auto`, `tone`, or the name of an ALSA PCM or a card. `none` is for
+/// the caller to see.
 ///
 /// # Errors
 ///
@@ -157,8 +173,8 @@ pub enum AudioError {
     },
     /// The device cannot deliver what is asked of it.
     #[error(
-        "microphone {pcm} offers {offered}, but this program takes S16 with 1 or 2 channels at \
-         {SAMPLE_RATE_HZ} Hz: use {converting}, which converts"
+        "microphone {pcm} offers {offered}, but this program takes S16, S24, S32 and FLOAT (LE): \
+         use {converting}, which converts"
     )]
     Format {
         /// As configured.
@@ -188,6 +204,9 @@ pub enum AudioError {
     /// The encoder failed.
     #[error("Opus: {0}")]
     Encoder(String),
+    /// The resampler failed.
+    #[error("resampler: {0}")]
+    Resampler(String),
 }
 
 impl AudioError {
@@ -201,7 +220,9 @@ impl AudioError {
             | Self::Missing { .. }
             | Self::NoMicrophone
             | Self::Stalled { .. } => true,
-            Self::Denied { .. } | Self::Format { .. } | Self::Encoder(_) => false,
+            Self::Denied { .. } | Self::Format { .. } | Self::Encoder(_) | Self::Resampler(_) => {
+                false
+            }
         }
     }
 }

@@ -37,6 +37,12 @@ impl Demo {
         Self::launch("127.0.0.1:0", arguments, config, &[])
     }
 
+    /// As [`Self::start`], with the sound of this PCM of a configuration of libasound's.
+    pub(crate) fn hears(pcm: &str, libasound: &Path, config: &str) -> Self {
+        let environment = [("ALSA_CONFIG_PATH", libasound)];
+        Self::launch("127.0.0.1:0", &["--audio", pcm], config, &environment)
+    }
+
     /// Ends it without a word, as a power cut does, and starts it on the same port with the same
     /// key.
     pub(crate) fn start_again(self) -> Self {
@@ -77,6 +83,13 @@ impl Demo {
         self.signal("-TERM");
         let status = self.process.wait().expect("it is our child");
         (since.elapsed(), status)
+    }
+
+    /// Tells it to stop; returns its log.
+    pub(crate) fn end(mut self) -> String {
+        self.terminate();
+        let log = self.log.take().and_then(|log| log.join().ok());
+        log.unwrap_or_default()
     }
 
     fn signal(&self, signal: &str) {

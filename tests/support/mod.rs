@@ -11,6 +11,7 @@ pub(crate) mod guest;
 pub(crate) mod http;
 pub(crate) mod islands;
 pub(crate) mod log;
+pub(crate) mod microphone;
 pub(crate) mod peers;
 pub(crate) mod program;
 pub(crate) mod room;

@@ -1,178 +1,90 @@
-//! The sound cards with all they offer, for people.
-//!
-//! Each PCM is opened for a moment, without conversion (`hw:`), and not started. What is in use cannot
-//! be opened; `/proc/asound` says by whom.
-
-use std::fs;
-use std::path::PathBuf;
+//! The sound cards of this machine that have a microphone, and the one that a name means.
 
 use alsa::Direction;
 use alsa::card;
 use alsa::ctl::{Ctl, DeviceIter};
-use alsa::pcm::{Format, HwParams, PCM};
+use tracing::debug;
 
-use super::{divert_messages, explain};
-use crate::audio::{AudioError, Pcm};
-use crate::video::holder;
+use super::{divert_messages, log_messages};
+use crate::audio::MicrophoneInfo;
 
-/// Formats that are asked for, by the names of ALSA's own tools.
-const FORMATS: [(Format, &str); 9] = [
-    (Format::S16LE, "S16_LE"),
-    (Format::S24LE, "S24_LE"),
-    (Format::S243LE, "S24_3LE"),
-    (Format::S32LE, "S32_LE"),
-    (Format::FloatLE, "FLOAT_LE"),
-    (Format::U8, "U8"),
-    (Format::S8, "S8"),
-    (Format::U16LE, "U16_LE"),
-    (Format::S16BE, "S16_BE"),
-];
-
-/// Rates that are asked for, in Hz.
-const RATES_HZ: [u32; 10] = [
-    8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000, 192_000,
-];
-
-/// Subdevices that are asked who has them; `snd-aloop` has eight.
-const MAX_SUBDEVICES: u32 = 32;
-
-/// Returns what the cards record from, in their order.
-pub(in crate::audio) fn recorders() -> Vec<Pcm> {
-    pcms(Direction::Capture)
-}
-
-/// Returns what the cards play to, in their order.
-pub(in crate::audio) fn players() -> Vec<Pcm> {
-    pcms(Direction::Playback)
-}
-
-fn pcms(direction: Direction) -> Vec<Pcm> {
+/// Returns the microphones of this machine, in the order of the sound cards.
+pub(super) fn microphones() -> Vec<MicrophoneInfo> {
     let messages = divert_messages();
-    let cards = card::Iter::new().map_while(Result::ok);
-    let found = cards
-        .flat_map(|card| of_card(card, direction).unwrap_or_default())
-        .collect();
-    drop(messages);
+    let mut found = Vec::new();
+    for card in card::Iter::new().map_while(Result::ok) {
+        if let Err(error) = add_microphones(card, &mut found) {
+            debug!(card = card.get_index(), %error, "sound card passed over");
+            log_messages(messages.as_ref());
+        }
+    }
     found
 }
 
-fn of_card(card: alsa::Card, direction: Direction) -> alsa::Result<Vec<Pcm>> {
+fn add_microphones(card: alsa::Card, found: &mut Vec<MicrophoneInfo>) -> alsa::Result<()> {
     let ctl = Ctl::from_card(&card, true)?;
     let info = ctl.card_info()?;
     let (card_id, card_name) = (info.get_id()?, info.get_name()?);
-    let mut found = Vec::new();
     for device in DeviceIter::new(&ctl) {
         let Ok(number) = u32::try_from(device) else {
             continue;
         };
-        // ENOENT: this device only works in the other direction.
-        let Ok(pcm) = ctl.pcm_info(number, 0, direction) else {
+        // ENOENT: this device only plays.
+        let Ok(pcm) = ctl.pcm_info(number, 0, Direction::Capture) else {
             continue;
         };
-        found.push(describe(
-            Pcm {
-                pcm: format!("plughw:CARD={card_id},DEV={number}"),
-                card_id: card_id.to_owned(),
-                name: format!("{card_name}, {}", pcm.get_name()?),
-                formats: Vec::new(),
-                channels: Vec::new(),
-                rates_hz: Vec::new(),
-                problem: None,
-                held_by: held_by(card.get_index(), number, direction),
-            },
-            direction,
-        ));
+        found.push(MicrophoneInfo {
+            pcm: format!("plughw:CARD={card_id},DEV={number}"),
+            card_id: card_id.to_owned(),
+            name: format!("{card_name}, {}", pcm.get_name()?),
+        });
     }
-    Ok(found)
+    Ok(())
 }
 
-/// Adds what it offers, or why that cannot be known.
-fn describe(info: Pcm, direction: Direction) -> Pcm {
-    let hardware = info.pcm.trim_start_matches("plug");
-    let opened = PCM::new(hardware, direction, true);
-    let offered = opened
-        .as_ref()
-        .map_err(|&error| error)
-        .and_then(|pcm| offers(pcm));
-    match offered {
-        Ok((formats, channels, rates_hz)) => Pcm {
-            formats,
-            channels,
-            rates_hz,
-            ..info
-        },
-        Err(error) => Pcm {
-            problem: Some(match explain(hardware, error) {
-                AudioError::Busy { .. } => "is in use".to_owned(),
-                AudioError::Denied { .. } => "may not be opened by this user".to_owned(),
-                _ => format!("cannot be opened: {error}"),
-            }),
-            ..info
-        },
-    }
-}
-
-type Offers = (Vec<&'static str>, Vec<u32>, Vec<u32>);
-
-fn offers(pcm: &PCM) -> alsa::Result<Offers> {
-    let hw = HwParams::any(pcm)?;
-    let formats = FORMATS
-        .iter()
-        .filter(|(format, _)| hw.test_format(*format).is_ok());
-    let least = hw.get_channels_min()?;
-    let most = hw.get_channels_max()?.min(least.saturating_add(31));
-    let channels = (least..=most).filter(|&count| hw.test_channels(count).is_ok());
-    let rates = RATES_HZ
-        .iter()
-        .copied()
-        .filter(|&rate| hw.test_rate(rate).is_ok());
-    Ok((
-        formats.map(|(_, name)| *name).collect(),
-        channels.collect(),
-        rates.collect(),
-    ))
-}
-
-/// Returns the process that has a PCM open. Unlike the files that others have open, this is for all to
-/// read.
-fn held_by(card: i32, device: u32, direction: Direction) -> Option<String> {
-    let letter = match direction {
-        Direction::Capture => 'c',
-        Direction::Playback => 'p',
-    };
-    let directory = PathBuf::from(format!("/proc/asound/card{card}/pcm{device}{letter}"));
-    (0..MAX_SUBDEVICES)
-        .map_while(|sub| fs::read_to_string(directory.join(format!("sub{sub}/status"))).ok())
-        .find_map(|status| owner(&status))
-        .map(holder::named)
-}
-
-/// Reads `owner_pid   : 412`; a closed one says `closed`.
-fn owner(status: &str) -> Option<u32> {
-    let mut lines = status.lines().filter_map(|line| line.split_once(':'));
-    let (_, id) = lines.find(|(name, _)| name.trim() == "owner_pid")?;
-    id.trim().parse().ok()
+/// Returns the microphone whose card has this id, or else the first whose name this is a part of, in
+/// capitals or not.
+pub(super) fn find<'a>(
+    microphones: &'a [MicrophoneInfo],
+    name: &str,
+) -> Option<&'a MicrophoneInfo> {
+    let name = name.to_lowercase();
+    let has_id = |m: &&MicrophoneInfo| m.card_id.to_lowercase() == name;
+    let has_name = |m: &&MicrophoneInfo| m.name.to_lowercase().contains(&name);
+    let mut all = microphones.iter();
+    all.find(has_id)
+        .or_else(|| microphones.iter().find(has_name))
+        .filter(|_| !name.trim().is_empty())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_owner_of_a_pcm_is_read() {
-        let status = "state: RUNNING\nowner_pid   : 412\ntrigger_time: 1.2\n";
-        assert_eq!(owner(status), Some(412));
-        assert_eq!(owner("closed\n"), None);
-        assert_eq!(owner("owner_pid   : \n"), None);
-        assert_eq!(held_by(99, 0, Direction::Capture), None);
+    fn microphone(card_id: &str, name: &str) -> MicrophoneInfo {
+        MicrophoneInfo {
+            pcm: format!("plughw:CARD={card_id},DEV=0"),
+            card_id: card_id.to_owned(),
+            name: name.to_owned(),
+        }
     }
 
     #[test]
-    fn listing_never_fails() {
-        for direction in [Direction::Capture, Direction::Playback] {
-            for pcm in pcms(direction) {
-                assert!(serde_json::to_string(&pcm).is_ok());
-            }
-        }
+    fn a_card_is_found_by_its_id_or_by_a_part_of_its_name() {
+        let all = [
+            microphone("C920", "HD Pro Webcam C920, USB Audio"),
+            microphone("Device", "USB PnP Sound Device, USB Audio"),
+            microphone("Audio", "Scarlett Solo USB, USB Audio"),
+        ];
+        let found = |name| find(&all, name).map(|m| m.card_id.as_str());
+        assert_eq!(found("Device"), Some("Device"));
+        // An id goes before a part of a name that comes first.
+        assert_eq!(found("audio"), Some("Audio"));
+        assert_eq!(found("USB Audio"), Some("C920"));
+        assert_eq!(found("pnp sound"), Some("Device"));
+        assert_eq!(found("Scarlett Solo"), Some("Audio"));
+        assert_eq!(found("Snowball"), None);
+        assert_eq!(found(""), None);
+        assert_eq!(found(" "), None);
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::media::Sound;
-use crate::audio::{self, AudioError, SAMPLE_RATE_HZ};
+use crate::audio::{self, AudioError};
 use crate::{clock, config};
 
 /// How much is listened to, and how long that may take.
@@ -14,6 +14,7 @@ const WITHIN: Duration = Duration::from_secs(4);
 pub(super) fn try_source(config: &config::Audio) -> Result<Sound, AudioError> {
     let start = clock::now();
     let mut source = audio::open(config)?;
+    let rate_hz = source.rate_hz().get();
     let mut sound = Sound {
         description: source.description(),
         after: Duration::ZERO,
@@ -29,11 +30,22 @@ pub(super) fn try_source(config: &config::Audio) -> Result<Sound, AudioError> {
             sound.after = clock::now() - start;
         }
         samples = samples.saturating_add(u32::try_from(period.samples.len()).unwrap_or(u32::MAX));
-        sound.length = Duration::from_secs(1) * samples / SAMPLE_RATE_HZ;
-        let loudest = period.samples.iter().map(|sample| sample.unsigned_abs());
+        sound.length = Duration::from_secs(1) * samples / rate_hz;
+        let loudest = period.samples.iter().copied().map(steps);
         sound.peak = loudest.max().unwrap_or_default().max(sound.peak);
     }
     Ok(sound)
+}
+
+/// Returns how far a sample is from silence, in steps of 16 bit.
+fn steps(sample: f32) -> u16 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "0 to 32767; NaN is 0"
+    )]
+    let steps = (sample.abs().min(1.0) * 32_767.0) as u16;
+    steps
 }
 
 /// Returns who has the configured microphone, where that can be known.
