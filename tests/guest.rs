@@ -844,12 +844,18 @@ async fn set(viewer: &Viewer, control: &'static str, value: i64) -> Result<i64, 
         .ok_or_else(|| reply.error.expect("a refusal").message)
 }
 
-/// Takes a snapshot and decodes it; returns its size.
+/// Takes a snapshot and decodes it; returns its size. An emulated camera may take longer for a keyframe
+/// than the device waits, and an emulated device longer for the file than a viewer.
 async fn snapshot(viewer: &mut Viewer) -> (u32, u32) {
-    let reply = viewer.command(Control::Snapshot).await.expect("a reply");
-    let announced = reply
-        .snapshot
-        .unwrap_or_else(|| panic!("{:?}", reply.error));
+    let deadline = clock::now() + PATIENCE;
+    let announced = loop {
+        let reply = viewer.command(Control::Snapshot).await;
+        if let Some(announced) = reply.as_ref().and_then(|reply| reply.snapshot.clone()) {
+            break announced;
+        }
+        assert!(clock::now() < deadline, "no snapshot: {reply:?}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
     let is_here = |seen: &Seen| seen.file.len() == announced.bytes;
     let seen = until(viewer, "has all of it", is_here).await;
     let mut decoder = Mjpeg::new(320, 180);

@@ -175,7 +175,8 @@ class Row {
     label.textContent = labelOf(control);
     element.append(label, input);
     if (control.type === 'integer') {
-      this.#output.htmlFor = input.id;
+      // A screen reader says the slider's value itself.
+      this.#output.setAttribute('aria-hidden', 'true');
       label.after(this.#output);
     }
     input.addEventListener('input', () => {

@@ -63,15 +63,16 @@ impl Engine {
             Ok(outcome) => outcome.reply(id),
             Err(refusal) => refusal.reply(id),
         };
-        match &answer.outcome {
+        session.with(|viewer| match &answer.outcome {
+            // It asked for two, the first of which took long.
+            Ok(Outcome::Snapshot(_)) if viewer.is_receiving() => {
+                viewer.send_control(&Refusal::busy().reply(id), now);
+            }
             Ok(Outcome::Snapshot(snapshot)) => {
-                let file = snapshot.jpeg.clone();
-                session.with(|viewer| viewer.send_file(&reply, file, now));
+                viewer.send_file(&reply, snapshot.jpeg.clone(), now);
             }
-            _ => {
-                session.with(|viewer| viewer.send_control(&reply, now));
-            }
-        }
+            _ => viewer.send_control(&reply, now),
+        });
     }
 
     /// The controls changed: everybody is told.

@@ -86,8 +86,9 @@ impl Desk {
     pub(super) fn restore(&mut self, source: &mut dyn VideoSource) {
         let camera = source.identity();
         for (control, value) in self.remembered.of(&camera) {
-            // One that is governed by another now is refused; it would have no effect.
-            if let Err(reason) = source.set_control(control, value) {
+            // What another governs would have no effect; some cameras stumble over it.
+            let can_be_set = source.control(control).is_some_and(|c| c.can_be_reset());
+            if can_be_set && let Err(reason) = source.set_control(control, value) {
                 tracing::debug!(camera, %control, value, reason, "a setting was not restored");
             }
         }
