@@ -133,6 +133,12 @@ pub fn inventory() -> Inventory {
     }
 }
 
+/// Returns whether there is a camera behind libcamera, and the program for it.
+#[must_use]
+pub fn has_csi_camera(config: &config::Csi) -> bool {
+    rpicam::cameras(config).is_some_and(|(_, cameras)| !cameras.is_empty())
+}
+
 /// Returns what `video.source` means now: a device node or `csi`; and why.
 ///
 /// # Errors

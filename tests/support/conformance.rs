@@ -138,11 +138,19 @@ fn it_begins_with_a_keyframe_of_the_size_that_it_tells(
     let Some(info) = info else {
         return Err("its parameter set cannot be read".to_owned());
     };
-    let size = format!(" {}x{} ", info.width, info.height);
-    if description.is_empty() || description.contains(&size) {
-        return Ok(());
+    let size = format!("{}x{}", info.width, info.height);
+    let mut told = description.split_whitespace().filter(|word| is_size(word));
+    match told.next() {
+        Some(told) if told != size => Err(format!("it delivers {size} and says {description:?}")),
+        _ => Ok(()),
     }
-    Err(format!("it delivers{size}and says {description:?}"))
+}
+
+/// Whether a word is like `1280x720`.
+fn is_size(word: &str) -> bool {
+    let is_number = |text: &str| text.parse::<u32>().is_ok();
+    let sides = word.split_once('x');
+    sides.is_some_and(|(width, height)| is_number(width) && is_number(height))
 }
 
 fn pictures_come_in_order_and_fresh(

@@ -167,14 +167,13 @@ pub(super) struct Sound {
 
 /// Judges the configured microphone.
 pub(super) fn microphone(
-    source: &str,
     service_runs: bool,
     holder: Option<&str>,
     tried: &Result<Sound, AudioError>,
 ) -> Finding {
     const CHECK: &str = "microphone";
     let error = match tried {
-        Ok(sound) => return heard(source, sound),
+        Ok(sound) => return heard(sound),
         Err(error) => error,
     };
     if matches!(error, AudioError::Busy { .. }) && is_ours(holder, service_runs) {
@@ -200,7 +199,7 @@ pub(super) fn microphone(
     })
 }
 
-fn heard(source: &str, sound: &Sound) -> Finding {
+fn heard(sound: &Sound) -> Finding {
     const CHECK: &str = "microphone";
     let Sound {
         description,
@@ -215,7 +214,7 @@ fn heard(source: &str, sound: &Sound) -> Finding {
     }
     if *peak <= SILENCE {
         let text = format!("{description}: silent. Is it muted, or its volume zero?");
-        let card = source
+        let card = description
             .split("CARD=")
             .nth(1)
             .and_then(|rest| rest.split(',').next());
@@ -343,7 +342,7 @@ mod tests {
                 peak,
             })
         };
-        let hear = |peak| microphone("plughw:CARD=Device,DEV=0", false, None, &sound(peak));
+        let hear = |peak| microphone(false, None, &sound(peak));
         assert_eq!(hear(0).level, Level::Warning);
         assert_eq!(
             hear(3).remedy.unwrap(),
@@ -360,13 +359,13 @@ mod tests {
             pcm: "plughw:CARD=Device".to_owned(),
             holder: None,
         });
-        let finding = microphone("auto", true, Some("arecord (pid 9)"), &busy);
+        let finding = microphone(true, Some("arecord (pid 9)"), &busy);
         assert_eq!(
             finding.text,
             "microphone plughw:CARD=Device is in use by arecord (pid 9)."
         );
         assert_eq!(finding.remedy.unwrap(), "kill 9");
-        let ours = microphone("auto", false, Some("roomcam (pid 9)"), &busy);
+        let ours = microphone(false, Some("roomcam (pid 9)"), &busy);
         assert_eq!(ours.level, Level::Ok);
     }
 }

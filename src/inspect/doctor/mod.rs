@@ -21,7 +21,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use crate::config::{Config, ConfigError, Dialect, Turn, WebRtc};
+use crate::config::{self, Config, ConfigError, Dialect, Turn, WebRtc};
 use crate::daemon::DaemonError;
 use crate::engine::turn;
 use crate::server::ServerError;
@@ -63,7 +63,7 @@ const DEVICE: Duration = Duration::from_secs(15);
 const NETWORK: Duration = Duration::from_secs(12);
 
 /// Most cameras beside the configured one that are tried.
-const MAX_OTHER_CAMERAS: usize = 8;
+const MAX_OTHER_CAMERAS: u32 = 4;
 
 /// Most STUN and TURN servers that are asked.
 const MAX_SERVERS: usize = 8;
@@ -184,9 +184,7 @@ fn run(groups: Vec<Vec<Check>>) -> Vec<Finding> {
         let found = checks.into_iter().flat_map(|check| {
             let (name, limit) = (check.name, check.limit);
             within(limit, check.work).unwrap_or_else(|| {
-                let seconds = limit.as_secs();
-                let text = format!("no answer within {seconds} s.");
-                vec![Finding::error(name, text).mended_by("sudo dmesg | tail")]
+                vec![Finding::error(name, unanswered(limit)).mended_by("sudo dmesg | tail")]
             })
         });
         found.collect()
@@ -201,6 +199,10 @@ fn run(groups: Vec<Vec<Check>>) -> Vec<Finding> {
             .flat_map(|group| group.join().unwrap_or_default())
             .collect()
     })
+}
+
+fn unanswered(limit: Duration) -> String {
+    format!("no answer within {} s.", limit.as_secs())
 }
 
 /// Returns what `work` does, or `None` where it takes too long, or fails in an unforeseen way.
@@ -267,49 +269,55 @@ fn cameras(config: &Config, service_runs: bool) -> Vec<Check> {
         let none = || vec![Finding::ok("camera", "none is configured.")];
         return vec![Check::new("camera", QUICK, none)];
     }
-    let mut checks = Vec::new();
-    let configured = video.clone();
-    checks.push(Check::new("camera", DEVICE, move || {
-        let tried = camera::try_source(&configured);
-        vec![media::camera(
-            &configured.source,
-            true,
-            service_runs,
-            &tried,
-        )]
-    }));
-    let others = video.clone();
-    let others = within(QUICK, move || other_cameras(&others)).unwrap_or_default();
-    for path in others {
-        let other = crate::config::Video {
-            source: path.display().to_string(),
-            ..video.clone()
-        };
-        checks.push(Check::new("other camera", DEVICE, move || {
-            let tried = camera::try_source(&other);
-            vec![media::camera(&other.source, false, service_runs, &tried)]
-        }));
-    }
-    let video = video.clone();
-    checks.push(Check::new("encoder", DEVICE, move || {
-        encoders(&video, service_runs)
-    }));
-    checks
+    let (configured, with_others, encoded) = (video.clone(), video.clone(), video.clone());
+    vec![
+        Check::new("camera", DEVICE, move || {
+            let tried = camera::try_source(&configured);
+            vec![media::camera(
+                &configured.source,
+                true,
+                service_runs,
+                &tried,
+            )]
+        }),
+        Check::new(
+            "other camera",
+            DEVICE * (MAX_OTHER_CAMERAS + 1),
+            move || other_cameras(&with_others, service_runs),
+        ),
+        Check::new("encoder", DEVICE, move || encoders(&encoded, service_runs)),
+    ]
 }
 
-/// Returns the cameras that could be used beside the configured one.
-fn other_cameras(config: &crate::config::Video) -> Vec<PathBuf> {
-    let configured = inventory::chosen(config).ok();
-    let configured = configured.and_then(|(source, _)| Path::new(&source).canonicalize().ok());
+/// Tries the cameras that could be used beside the configured one.
+fn other_cameras(config: &config::Video, service_runs: bool) -> Vec<Finding> {
+    const CHECK: &str = "other camera";
+    let configured = inventory::chosen(config).map(|(source, _)| source);
+    let configured = configured.unwrap_or_default();
+    let node = Path::new(&configured).canonicalize().ok();
     let usable = video::cameras().into_iter().filter(|c| c.is_usable());
     let paths = usable.map(|camera| camera.path);
-    paths
-        .filter(|path| Some(path) != configured.as_ref())
-        .take(MAX_OTHER_CAMERAS)
+    let others = paths.filter(|path| Some(path) != node.as_ref());
+    let csi = (configured != "csi" && inventory::has_csi_camera(&config.csi)).then_some("csi");
+    let others = others.map(|path| path.display().to_string());
+    others
+        .chain(csi.map(str::to_owned))
+        .take(usize::try_from(MAX_OTHER_CAMERAS).unwrap_or_default())
+        .map(|source| {
+            let other = config::Video {
+                source: source.clone(),
+                ..config.clone()
+            };
+            let tried = within(DEVICE, move || camera::try_source(&other));
+            tried.map_or_else(
+                || Finding::warning(CHECK, format!("{source}: {}", unanswered(DEVICE))),
+                |tried| media::camera(&source, false, service_runs, &tried),
+            )
+        })
         .collect()
 }
 
-fn encoders(config: &crate::config::Video, service_runs: bool) -> Vec<Finding> {
+fn encoders(config: &config::Video, service_runs: bool) -> Vec<Finding> {
     let hardware: Vec<PathBuf> = inventory::encoders()
         .into_iter()
         .filter(inventory::Encoder::makes_h264)
@@ -344,12 +352,7 @@ fn microphones(config: &Config, service_runs: bool) -> Vec<Check> {
             _ => None,
         };
         let holder = holder.as_deref();
-        vec![media::microphone(
-            &audio.source,
-            service_runs,
-            holder,
-            &tried,
-        )]
+        vec![media::microphone(service_runs, holder, &tried)]
     })]
 }
 
