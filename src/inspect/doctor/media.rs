@@ -181,8 +181,8 @@ pub(super) fn microphone(
         return Finding::ok(CHECK, format!("in use by the running service: {holder}."));
     }
     let mut text = sentence(error);
-    if let (AudioError::Busy { .. }, Some(holder)) = (error, holder) {
-        text = text.replace("another program", holder);
+    if let (AudioError::Busy { pcm, .. }, Some(holder)) = (error, holder) {
+        text = format!("microphone {pcm} is in use by {holder}.");
     }
     Finding::error(CHECK, text).mended_by(match error {
         AudioError::Busy { .. } => match holder.and_then(process) {
