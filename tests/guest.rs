@@ -669,13 +669,16 @@ async fn the_doctor_gets_a_frame_and_sound_and_says_who_is_in_the_way() {
     guest.run(&format!("cp /host{} /run/roomcam", roomcam()));
     let group = "$(grep ^video: /host/etc/group | cut -d: -f3)";
     guest.run(&format!(
-        "chown 0:{group} /dev/video0 && chmod 660 /dev/video0"
+        "nodes=\"/dev/video0 /dev/media0\"; chown 0:{group} $nodes && chmod 660 $nodes"
     ));
     let nobody = "/usr/bin/setpriv --reuid 65534 --regid 65534 --clear-groups /run/roomcam";
     let (code, report) = doctor(&mut guest, nobody);
     let [level, text, remedy] = finding(&report, "video access");
     assert_eq!((code, level), (1, "error"));
-    assert!(text.contains("nobody may not open /dev/video0"), "{text}");
+    assert!(
+        text.contains("/dev/video0: it is not in the group video"),
+        "{text}"
+    );
     assert!(
         remedy.starts_with("sudo usermod -aG video nobody"),
         "{remedy}"
