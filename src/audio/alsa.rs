@@ -37,6 +37,10 @@ const WAIT_MS: u32 = 200;
 /// A microphone that delivers nothing for this long is opened again.
 const STALLED_AFTER: Duration = Duration::from_secs(3);
 
+/// So many overruns in a row are taken for a machine that is too busy to read what its card delivers;
+/// after that, the card is to blame.
+const EXCUSED_OVERRUNS: u32 = 20;
+
 /// An open capture PCM.
 #[derive(Debug)]
 pub(super) struct Microphone {
@@ -46,9 +50,8 @@ pub(super) struct Microphone {
     setup: Setup,
     /// When sound last came; at first, when the PCM was started.
     heard_at: Instant,
-    xruns: u64,
-    /// Sound was lost since the last period.
-    lost: bool,
+    /// Overruns since the last period: sound was lost.
+    overruns: u32,
     raw: Vec<u8>,
     period: Period,
 }
@@ -108,8 +111,7 @@ impl Microphone {
             name: name.to_owned(),
             description: format!("{name} ({title}), {setup}"),
             heard_at: now,
-            xruns: 0,
-            lost: false,
+            overruns: 0,
             raw: vec![0; setup.buffer_frames * setup.frame_bytes()],
             period: Period {
                 samples: Vec::with_capacity(setup.buffer_frames),
@@ -142,11 +144,15 @@ impl Microphone {
                 thread::sleep(PERIOD);
             }
             libc::EPIPE | libc::ESTRPIPE => {
-                self.xruns += 1;
-                self.lost = true;
-                debug!(pcm = %self.name, xruns = self.xruns, "sound was lost to an overrun");
+                self.overruns = self.overruns.saturating_add(1);
+                debug!(pcm = %self.name, overruns = self.overruns, "sound was lost to an overrun");
+                if self.overruns <= EXCUSED_OVERRUNS {
+                    self.heard_at = clock::now();
+                }
                 let restarted = self.pcm.prepare().and_then(|()| self.pcm.start());
                 restarted.map_err(|e| explain(&self.name, e))?;
+                // One that overruns at once must not make us spin.
+                thread::sleep(PERIOD);
             }
             _ => return Err(explain(&self.name, error)),
         }
@@ -156,9 +162,15 @@ impl Microphone {
     /// Returns how many frames to read, and when the first of them was captured.
     fn available(&self) -> alsa::Result<(usize, Instant)> {
         let status = self.pcm.status()?;
-        if status.get_state() == State::Disconnected {
-            // Those of plugins wait on, with nothing to read.
-            return Err(alsa::Error::new("snd_pcm_status", libc::ENODEV));
+        // Plugins in such a state may wait on, with nothing to read.
+        let errno = match status.get_state() {
+            State::XRun => libc::EPIPE,
+            State::Suspended => libc::ESTRPIPE,
+            State::Disconnected => libc::ENODEV,
+            _ => 0,
+        };
+        if errno != 0 {
+            return Err(alsa::Error::new("snd_pcm_status", errno));
         }
         let mut frames = usize::try_from(status.get_avail()).unwrap_or_default();
         let stamp = status.get_htstamp();
@@ -213,7 +225,7 @@ impl Microphone {
             Ok(()) => {
                 self.heard_at = clock::now();
                 self.period.captured_at = captured_at;
-                self.period.follows_gap = std::mem::take(&mut self.lost);
+                self.period.follows_gap = std::mem::take(&mut self.overruns) > 0;
                 Ok(true)
             }
             Err(error) => self.recover(error),

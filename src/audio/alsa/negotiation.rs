@@ -42,9 +42,9 @@ const OTHER_FORMATS: [(Format, &str); 7] = [
 /// Periods in a second, of 10 ms each.
 const PERIODS: u32 = 100;
 
-/// Buffers in a second, of 200 ms each: a busy Pi may not run us for that long before sound is lost.
+/// Buffers in a second, of 500 ms each: a busy Pi may not run us for that long before sound is lost.
 /// Costs no latency.
-const BUFFERS: u32 = 5;
+const BUFFERS: u32 = 2;
 
 /// More channels than the largest sound card has.
 const MAX_CHANNELS: u32 = 64;
