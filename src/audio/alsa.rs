@@ -82,20 +82,21 @@ impl Microphone {
             .strip_prefix("plug")
             .filter(|pcm| pcm.starts_with("hw:"))
         {
-            match Self::start_as_it_is(card) {
+            match Self::start_as_it_is(card, name) {
                 Err(AudioError::Format { offered, .. }) => {
                     debug!(pcm = card, offered, "the card is left to a plug");
                 }
                 opened => return opened,
             }
         }
-        Self::start_as_it_is(name)
+        Self::start_as_it_is(name, name)
     }
 
-    fn start_as_it_is(name: &str) -> Result<Self, AudioError> {
-        let failed = |error| explain(name, error);
+    /// Opens `name` for what was `configured`, which errors are about.
+    fn start_as_it_is(name: &str, configured: &str) -> Result<Self, AudioError> {
+        let failed = |error| explain(configured, error);
         let missing = || AudioError::Missing {
-            pcm: name.to_owned(),
+            pcm: configured.to_owned(),
         };
         let c_name = CString::new(name).map_err(|_| missing())?;
         let pcm = PCM::open(&c_name, Direction::Capture, true).map_err(failed)?;
@@ -108,7 +109,7 @@ impl Microphone {
         let now = clock::now();
         Ok(Self {
             pcm,
-            name: name.to_owned(),
+            name: configured.to_owned(),
             description: format!("{name} ({title}), {setup}"),
             heard_at: now,
             overruns: 0,
