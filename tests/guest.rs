@@ -235,10 +235,7 @@ async fn a_camera_that_was_unplugged_comes_back() {
 #[ignore = "needs the guest: scripts/test"]
 async fn a_busy_camera_is_waited_for_and_its_holder_is_named() {
     let mut guest = Guest::start(&[VIVID]).await;
-    guest.run("v4l2-ctl -d /dev/video0 --stream-mmap >/dev/null 2>&1 & echo $! >/run/holder");
-    guest.run_until_it_succeeds(
-        "v4l2-ctl -d /dev/video0 --stream-mmap --stream-count=1 2>&1 | grep -q busy",
-    );
+    hold_camera(&mut guest);
     guest.start_daemon(&format!("{}{NO_SOUND}", video("/dev/video0")));
 
     let mut viewer = join(&guest).await;
@@ -340,7 +337,7 @@ async fn sigterm_ends_it_in_two_seconds_with_a_viewer_and_open_devices() {
 #[ignore = "needs the guest: scripts/test"]
 async fn all_devices_are_listed_with_what_they_offer() {
     let mut guest = Guest::start(&[VIVID, ENCODER, SOUND_CARD]).await;
-    guest.run("v4l2-ctl -d /dev/video0 --stream-mmap >/dev/null 2>&1 & sleep 1");
+    hold_camera(&mut guest);
     let listing = guest.run(&format!("chroot /host {} devices --json", roomcam()));
     let listing: Value = serde_json::from_str(&listing).expect("a listing");
     let named = |list: &str, key: &str, name: &str| {
@@ -426,10 +423,7 @@ async fn the_doctor_gets_a_frame_and_sound_and_says_who_is_in_the_way() {
     );
     assert_eq!(silent[2], "alsamixer --card Loopback --view capture");
 
-    guest.run("v4l2-ctl -d /dev/video0 --stream-mmap >/dev/null 2>&1 & echo $! >/run/holder");
-    guest.run_until_it_succeeds(
-        "v4l2-ctl -d /dev/video0 --stream-mmap --stream-count=1 2>&1 | grep -q busy",
-    );
+    hold_camera(&mut guest);
     let (code, report) = doctor(&mut guest, roomcam());
     let [level, text, remedy] = finding(&report, "camera");
     assert_eq!((code, level), (1, "error"));
@@ -632,6 +626,13 @@ fn example(name: &str) -> String {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_roomcam"));
     let program = program.with_file_name("examples").join(name);
     program.display().to_string()
+}
+
+/// Has another program stream from the camera; `/run/holder` has its process id.
+fn hold_camera(guest: &mut Guest) {
+    guest.run("v4l2-ctl -d /dev/video0 --stream-mmap >/run/held 2>&1 & echo $! >/run/holder");
+    // A mark for each picture.
+    guest.run_until_it_succeeds("grep -q '<' /run/held");
 }
 
 /// Plays into the sound card's output, which is its input.
