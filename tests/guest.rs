@@ -409,10 +409,7 @@ async fn a_snapshot_of_a_jpeg_camera_is_its_own_picture_and_of_a_raw_one_encoded
 #[ignore = "needs the guest: scripts/test"]
 async fn a_busy_camera_is_waited_for_and_its_holder_is_named() {
     let mut guest = Guest::start(&[VIVID]).await;
-    guest.run("v4l2-ctl -d /dev/video0 --stream-mmap >/dev/null 2>&1 & echo $! >/run/holder");
-    guest.run_until_it_succeeds(
-        "v4l2-ctl -d /dev/video0 --stream-mmap --stream-count=1 2>&1 | grep -q busy",
-    );
+    hold_camera(&mut guest);
     guest.start_daemon(&format!("{}{NO_SOUND}", video("/dev/video0")));
 
     let mut viewer = join(&guest).await;
@@ -566,7 +563,7 @@ async fn a_browser_speaks_through_the_sound_card_and_is_told_what_is_wrong_with_
 #[ignore = "needs the guest: scripts/test"]
 async fn all_devices_are_listed_with_what_they_offer() {
     let mut guest = Guest::start(&[VIVID, ENCODER, SOUND_CARD]).await;
-    guest.run("v4l2-ctl -d /dev/video0 --stream-mmap >/dev/null 2>&1 & sleep 1");
+    hold_camera(&mut guest);
     let listing = guest.run(&format!("chroot /host {} devices --json", roomcam()));
     let listing: Value = serde_json::from_str(&listing).expect("a listing");
     let named = |list: &str, key: &str, name: &str| {
@@ -652,10 +649,7 @@ async fn the_doctor_gets_a_frame_and_sound_and_says_who_is_in_the_way() {
     );
     assert_eq!(silent[2], "alsamixer --card Loopback --view capture");
 
-    guest.run("v4l2-ctl -d /dev/video0 --stream-mmap >/dev/null 2>&1 & echo $! >/run/holder");
-    guest.run_until_it_succeeds(
-        "v4l2-ctl -d /dev/video0 --stream-mmap --stream-count=1 2>&1 | grep -q busy",
-    );
+    hold_camera(&mut guest);
     let (code, report) = doctor(&mut guest, roomcam());
     let [level, text, remedy] = finding(&report, "camera");
     assert_eq!((code, level), (1, "error"));
@@ -913,6 +907,13 @@ fn example(name: &str) -> String {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_roomcam"));
     let program = program.with_file_name("examples").join(name);
     program.display().to_string()
+}
+
+/// Has another program stream from the camera; `/run/holder` has its process id.
+fn hold_camera(guest: &mut Guest) {
+    guest.run("v4l2-ctl -d /dev/video0 --stream-mmap >/run/held 2>&1 & echo $! >/run/holder");
+    // A mark for each picture.
+    guest.run_until_it_succeeds("grep -q '<' /run/held");
 }
 
 /// Plays into the sound card's output, which is its input.
