@@ -39,6 +39,7 @@ pub enum Command {
     /// Looks at the machine, the rights of the service's user, the configuration, a frame of each camera, the
     /// encoders, a second of sound, the ports, the room server, STUN and TURN. Exits with 0 where the daemon
     /// would work, with 1 where it would not, and with 78 where its configuration is wrong.
+    #[command(visible_alias = "check")]
     Doctor(Doctor),
     /// Print the link to the page, with the key, and a QR code of it.
     Url(Url),

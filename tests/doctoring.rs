@@ -77,6 +77,8 @@ fn what_needs_no_device_works() {
         );
     }
     assert!(!finding(&report, "clock")[1].is_empty());
+    let by_its_other_name = roomcam(&["check"], &format!("{MADE_UP}{}", free_page()));
+    assert!(by_its_other_name.status.success(), "{by_its_other_name:?}");
 }
 
 #[test]

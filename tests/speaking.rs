@@ -107,6 +107,7 @@ pub(crate) async fn wait_for_notice(page: &Chromium, words: &str) {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn who_holds_the_button_is_heard_and_the_microphone_is_silent_meanwhile() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let loudspeaker = Loudspeaker::new();
@@ -143,6 +144,7 @@ async fn who_holds_the_button_is_heard_and_the_microphone_is_silent_meanwhile() 
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn the_button_is_held_by_the_space_bar_as_well() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let loudspeaker = Loudspeaker::new();
@@ -162,6 +164,7 @@ async fn the_button_is_held_by_the_space_bar_as_well() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_page_that_is_closed_while_it_speaks_speaks_no_more() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let loudspeaker = Loudspeaker::new();
@@ -181,6 +184,7 @@ async fn a_page_that_is_closed_while_it_speaks_speaks_no_more() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn where_it_is_not_configured_there_is_no_button_and_the_command_is_refused() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -205,6 +209,7 @@ async fn where_it_is_not_configured_there_is_no_button_and_the_command_is_refuse
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_page_that_was_open_before_there_was_talkback_connects_anew_and_speaks() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let loudspeaker = Loudspeaker::new();
@@ -232,6 +237,7 @@ async fn a_page_that_was_open_before_there_was_talkback_connects_anew_and_speaks
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn where_speaking_needs_a_key_only_its_holders_see_the_button_and_are_heard() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let loudspeaker = Loudspeaker::new();
@@ -266,6 +272,7 @@ async fn where_speaking_needs_a_key_only_its_holders_see_the_button_and_are_hear
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_loudspeaker_that_is_missing_is_told_to_who_speaks_and_the_picture_goes_on() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::configured(&[], "[talkback]\nsink = \"no_such_loudspeaker\"\n");
@@ -282,6 +289,7 @@ async fn a_loudspeaker_that_is_missing_is_told_to_who_speaks_and_the_picture_goe
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn the_page_says_why_it_has_no_microphone() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let loudspeaker = Loudspeaker::new();

@@ -7,6 +7,7 @@ use crate::support::chromium::{Chromium, Setup};
 use crate::support::demo::Demo;
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_slider_changes_the_picture_for_everyone_and_every_page_shows_it() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -60,6 +61,7 @@ async fn a_slider_changes_the_picture_for_everyone_and_every_page_shows_it() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn every_setting_has_a_label_and_the_panel_fits_a_phone() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -91,6 +93,7 @@ async fn every_setting_has_a_label_and_the_panel_fits_a_phone() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn a_snapshot_is_kept_as_a_file_of_the_whole_picture() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
@@ -118,6 +121,7 @@ async fn a_snapshot_is_kept_as_a_file_of_the_whole_picture() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn while_a_camera_is_missing_the_page_shows_the_picture_that_says_so() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::configured(&["--video", "/dev/no-such-camera"], "");
@@ -135,6 +139,7 @@ async fn while_a_camera_is_missing_the_page_shows_the_picture_that_says_so() {
 }
 
 #[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
 async fn what_the_device_tells_of_its_controls_is_understood_and_the_rest_ignored() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let demo = Demo::start();
