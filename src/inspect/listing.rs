@@ -26,6 +26,7 @@ pub(super) struct Automatic {
     pub(super) camera: Choice,
     pub(super) encoder: Choice,
     pub(super) microphone: Choice,
+    pub(super) speaker: Choice,
 }
 
 /// One of them, or none, and why.
@@ -57,14 +58,15 @@ impl Listing {
             show_encoder(text, encoder, &automatic.encoder);
         }
         heading(text, "Microphones ([audio] source)");
-        show_pcms(text, &self.microphones, Some(&automatic.microphone));
-        heading(text, "Speakers");
-        show_pcms(text, &self.speakers, None);
+        show_pcms(text, &self.microphones, &automatic.microphone);
+        heading(text, "Speakers ([talkback] sink)");
+        show_pcms(text, &self.speakers, &automatic.speaker);
         heading(text, "What \"auto\" takes (marked *)");
         let choices = [
             ("camera", &automatic.camera),
             ("encoder", &automatic.encoder),
             ("microphone", &automatic.microphone),
+            ("speaker", &automatic.speaker),
         ];
         for (what, choice) in choices {
             let because = &choice.because;
@@ -86,8 +88,8 @@ fn heading(out: &mut String, title: &str) {
 }
 
 /// Shows what something is called; with a star if `auto` takes it.
-fn name(out: &mut String, source: &str, name: &str, automatic: Option<&Choice>) {
-    let chosen = automatic.and_then(|choice| choice.source.as_deref());
+fn name(out: &mut String, source: &str, name: &str, automatic: &Choice) {
+    let chosen = automatic.source.as_deref();
     let mark = if chosen == Some(source) { '*' } else { ' ' };
     entry(out, COLUMN, &format!("{mark} {source}"), name);
 }
@@ -101,7 +103,7 @@ fn detail(out: &mut String, label: &str, text: &str) {
 
 fn show_camera(out: &mut String, camera: &Camera, automatic: &Choice) {
     let source = camera.path.display().to_string();
-    name(out, &source, &camera.card, Some(automatic));
+    name(out, &source, &camera.card, automatic);
     detail(out, "by id", camera.by_id.as_deref().unwrap_or_default());
     detail(
         out,
@@ -138,7 +140,7 @@ fn show_camera(out: &mut String, camera: &Camera, automatic: &Choice) {
 }
 
 fn show_csi(out: &mut String, camera: &CsiCamera, automatic: &Choice) {
-    name(out, "csi", &camera.sensor, Some(automatic));
+    name(out, "csi", &camera.sensor, automatic);
     detail(out, "video.csi", &format!("camera = {}", camera.number));
     detail(out, "place", &camera.id);
     detail(out, "sizes", &grouped(&camera.sizes));
@@ -147,7 +149,7 @@ fn show_csi(out: &mut String, camera: &CsiCamera, automatic: &Choice) {
 fn show_encoder(out: &mut String, encoder: &Encoder, automatic: &Choice) {
     let path = encoder.path.as_ref().map(|path| path.display().to_string());
     let source = path.as_deref().unwrap_or("software");
-    name(out, source, &encoder.name, Some(automatic));
+    name(out, source, &encoder.name, automatic);
     let formats: Vec<String> = encoder.formats.iter().map(ToString::to_string).collect();
     detail(out, "driver", &encoder.driver);
     detail(out, "encodes to", &formats.join(" "));
@@ -163,7 +165,7 @@ fn show_encoder(out: &mut String, encoder: &Encoder, automatic: &Choice) {
     );
 }
 
-fn show_pcms(out: &mut String, pcms: &[Pcm], automatic: Option<&Choice>) {
+fn show_pcms(out: &mut String, pcms: &[Pcm], automatic: &Choice) {
     for pcm in pcms {
         name(out, &pcm.pcm, &pcm.name, automatic);
         detail(out, "card", &pcm.card_id);
@@ -304,6 +306,7 @@ mod tests {
                 camera: choice("/dev/video0", "it is the only one"),
                 encoder: choice("software", "no hardware encodes to H264"),
                 microphone: Choice::default(),
+                speaker: Choice::default(),
             },
         }
     }
@@ -333,13 +336,14 @@ Microphones ([audio] source)
     channels    1 2
     rates       44100 48000 Hz
 
-Speakers
+Speakers ([talkback] sink)
   none
 
 What \"auto\" takes (marked *)
   camera        /dev/video0: it is the only one
   encoder       software: no hardware encodes to H264
   microphone
+  speaker
 ";
         assert_eq!(listing().for_people(), expected);
     }

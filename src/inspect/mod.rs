@@ -11,7 +11,7 @@
 use std::io::{self, Write as _};
 
 use crate::video::inventory;
-use crate::{audio, config};
+use crate::{audio, config, talkback};
 
 mod columns;
 mod doctor;
@@ -42,7 +42,14 @@ fn listing() -> Listing {
         automatic: Automatic {
             camera: automatic_camera(),
             encoder: automatic_encoder(),
-            microphone: automatic_microphone(),
+            microphone: first(
+                audio::microphones().into_iter().map(|found| found.pcm),
+                "no microphone was found",
+            ),
+            speaker: first(
+                talkback::speakers().into_iter().map(|found| found.pcm),
+                "no loudspeaker was found",
+            ),
         },
         microphones,
         speakers: audio::players(),
@@ -70,15 +77,16 @@ fn automatic_encoder() -> Choice {
     }
 }
 
-fn automatic_microphone() -> Choice {
-    let microphones = audio::microphones();
-    let because = match microphones.len() {
-        0 => "no microphone was found",
+/// The first of them: `none` says that there is nothing.
+fn first(pcms: impl ExactSizeIterator<Item = String>, none: &str) -> Choice {
+    let because = match pcms.len() {
+        0 => none,
         1 => "it is the only one",
         _ => "it is the first",
     };
+    let mut pcms = pcms;
     Choice {
-        source: microphones.into_iter().next().map(|first| first.pcm),
+        source: pcms.next(),
         because: because.to_owned(),
     }
 }
