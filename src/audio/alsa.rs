@@ -110,7 +110,7 @@ impl Microphone {
         Ok(Self {
             pcm,
             name: configured.to_owned(),
-            description: format!("{name} ({title}), {setup}"),
+            description: format!("{configured} ({title}), {setup}"),
             heard_at: now,
             overruns: 0,
             raw: vec![0; setup.buffer_frames * setup.frame_bytes()],

@@ -371,10 +371,11 @@ fn no_frames(seen: &Seen, waited: Duration) -> WatchError {
     }
 }
 
-/// Whether the device says that its camera is away: then its pictures say that as well, and show nothing.
+/// Whether the device has not said that its camera is there: until then, its pictures may say that it is
+/// not, and show nothing.
 fn is_away(seen: &Seen) -> bool {
     let state = seen.state.as_ref();
-    state.is_some_and(|state| !state.camera || state.video == "waiting")
+    !state.is_some_and(|state| state.camera && state.video == "live")
 }
 
 fn is_alive(seen: &Seen) -> bool {
