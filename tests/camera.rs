@@ -44,6 +44,10 @@ fn video(what: &'static str) -> impl Fn(&Seen) -> bool {
 }
 
 #[tokio::test]
+#[cfg_attr(
+    any(target_arch = "aarch64", target_arch = "arm"),
+    ignore = "an emulated processor takes seconds for pictures of this size"
+)]
 async fn what_one_viewer_sets_is_told_to_all_and_outlives_the_camera() {
     let demo = demo("");
     let mut one = viewer(&demo, 1).await;
@@ -73,6 +77,10 @@ async fn what_one_viewer_sets_is_told_to_all_and_outlives_the_camera() {
 }
 
 #[tokio::test]
+#[cfg_attr(
+    any(target_arch = "aarch64", target_arch = "arm"),
+    ignore = "an emulated processor takes seconds for pictures of this size"
+)]
 async fn what_cannot_be_set_is_refused_with_what_can() {
     let demo = demo("");
     let mut viewer = viewer(&demo, 1).await;
@@ -110,6 +118,10 @@ async fn what_cannot_be_set_is_refused_with_what_can() {
 }
 
 #[tokio::test]
+#[cfg_attr(
+    any(target_arch = "aarch64", target_arch = "arm"),
+    ignore = "an emulated processor takes seconds for pictures of this size"
+)]
 async fn a_snapshot_is_a_jpeg_file_of_the_picture() {
     let demo = demo("");
     let mut viewer = viewer(&demo, 10).await;
@@ -128,6 +140,10 @@ async fn a_snapshot_is_a_jpeg_file_of_the_picture() {
 }
 
 #[tokio::test]
+#[cfg_attr(
+    any(target_arch = "aarch64", target_arch = "arm"),
+    ignore = "an emulated processor takes seconds for pictures of this size"
+)]
 async fn the_camera_runs_while_somebody_watches_and_the_first_viewer_sees_it_at_once() {
     let camera = Unpluggable::new();
     let config = format!("{}[control]\nidle_timeout_s = 1\n", camera.config());
@@ -151,6 +167,10 @@ async fn the_camera_runs_while_somebody_watches_and_the_first_viewer_sees_it_at_
 }
 
 #[tokio::test]
+#[cfg_attr(
+    any(target_arch = "aarch64", target_arch = "arm"),
+    ignore = "an emulated processor takes seconds for pictures of this size"
+)]
 async fn a_camera_that_never_was_there_is_said_to_be_missing_in_a_picture() {
     let config = "[video]\nwidth = 320\nheight = 180\n";
     let demo = Demo::configured(&["--video", "/dev/no-such-camera"], config);
@@ -179,6 +199,10 @@ async fn a_camera_that_never_was_there_is_said_to_be_missing_in_a_picture() {
 }
 
 #[tokio::test]
+#[cfg_attr(
+    any(target_arch = "aarch64", target_arch = "arm"),
+    ignore = "an emulated processor takes seconds for pictures of this size"
+)]
 async fn a_camera_that_dies_is_replaced_by_a_notice_until_it_is_back() {
     let camera = Unpluggable::new();
     let demo = Demo::configured(&["--video", "csi"], &camera.config());
@@ -207,6 +231,10 @@ async fn a_camera_that_dies_is_replaced_by_a_notice_until_it_is_back() {
 }
 
 #[tokio::test]
+#[cfg_attr(
+    any(target_arch = "aarch64", target_arch = "arm"),
+    ignore = "an emulated processor takes seconds for pictures of this size"
+)]
 async fn a_camera_that_hangs_is_said_to_be_silent_within_a_second() {
     let camera = Unpluggable::new();
     let demo = Demo::configured(&["--video", "csi"], &camera.config());
@@ -229,6 +257,10 @@ async fn a_camera_that_hangs_is_said_to_be_silent_within_a_second() {
 }
 
 #[tokio::test]
+#[cfg_attr(
+    any(target_arch = "aarch64", target_arch = "arm"),
+    ignore = "an emulated processor takes seconds for pictures of this size"
+)]
 async fn a_camera_that_was_switched_off_is_said_to_be_off_in_a_picture() {
     let demo = demo("");
     let (mut viewer, mut frames) = with_frames(&demo).await;

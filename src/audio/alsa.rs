@@ -336,6 +336,7 @@ mod tests {
         let output = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
+                "--include-ignored",
                 "--nocapture",
                 &format!("audio::alsa::tests::{name}"),
             ])
