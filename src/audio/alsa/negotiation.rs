@@ -105,8 +105,8 @@ pub(super) fn negotiate(pcm: &PCM, name: &str) -> Result<Setup, AudioError> {
     })?;
     let rate_hz = NonZeroU32::new(hw.get_rate().map_err(failed)?).unwrap_or(NonZeroU32::MIN);
     let channels = hw.get_channels().map_err(failed)?;
-    hw.set_period_size_near(Frames::from(rate_hz.get() / PERIODS), ValueOr::Nearest)
-        .and_then(|_| hw.set_buffer_size_near(Frames::from(rate_hz.get() / BUFFERS)))
+    hw.set_period_size_near(frames(rate_hz.get() / PERIODS), ValueOr::Nearest)
+        .and_then(|_| hw.set_buffer_size_near(frames(rate_hz.get() / BUFFERS)))
         .and_then(|_| pcm.hw_params(&hw))
         .map_err(failed)?;
     let period = hw.get_period_size().map_err(failed)?;
@@ -199,6 +199,11 @@ fn converting(name: &str) -> String {
     } else {
         format!("plug:'{name}'")
     }
+}
+
+/// Returns a number of frames as ALSA counts them: in as many bits as the machine has.
+fn frames(count: u32) -> Frames {
+    Frames::try_from(u64::from(count)).unwrap_or(Frames::MAX)
 }
 
 #[cfg(test)]

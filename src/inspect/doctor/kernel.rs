@@ -107,7 +107,8 @@ fn disk(state: &Path) -> Option<Disk> {
     let status = unsafe { libc::statvfs(path.as_ptr(), &raw mut found) };
     (status == 0).then(|| Disk {
         directory: directory.to_owned(),
-        free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
+        free_bytes: u64::try_from(u128::from(found.f_bavail) * u128::from(found.f_frsize))
+            .unwrap_or(u64::MAX),
         is_read_only: found.f_flag & libc::ST_RDONLY != 0,
     })
 }

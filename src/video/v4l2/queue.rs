@@ -156,8 +156,10 @@ impl Queue {
         let mut buffer = RawBuffer::new(self.kind, index);
         buffer.set_used(u32::try_from(used).unwrap_or(u32::MAX));
         buffer.raw.field = sys::v4l2_field_V4L2_FIELD_NONE;
-        buffer.raw.timestamp.tv_sec = i64::try_from(timestamp.as_secs()).unwrap_or_default();
-        buffer.raw.timestamp.tv_usec = timestamp.subsec_micros().into();
+        buffer.raw.timestamp.tv_sec = timestamp.as_secs().try_into().unwrap_or_default();
+        buffer.raw.timestamp.tv_usec = (timestamp.as_micros() % 1_000_000)
+            .try_into()
+            .unwrap_or_default();
         buffer.call(&self.device, &QBUF)
     }
 
