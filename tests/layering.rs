@@ -12,6 +12,7 @@ const OWNERS: &[(&str, &[&str])] = &[
         &[
             "src/audio/alsa.rs",
             "src/audio/alsa/cards.rs",
+            "src/audio/alsa/messages.rs",
             "src/talkback/alsa.rs",
             "src/audio/alsa/negotiation.rs",
             "src/audio/alsa/pcms.rs",
@@ -209,7 +210,11 @@ fn production_code() -> Vec<(String, Vec<String>)> {
             let production = text.split("#[cfg(test)]\nmod tests").next().unwrap();
             let local_modules: Vec<String> = production
                 .lines()
-                .filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod "))
+                .map(|line| {
+                    line.trim_start_matches("pub(crate) ")
+                        .trim_start_matches("pub ")
+                })
+                .filter_map(|line| line.strip_prefix("mod "))
                 .map(|rest| format!("{}::", rest.trim_end_matches(';')))
                 .collect();
             let lines = production

@@ -4,28 +4,26 @@
 //! (`alsa/negotiation.rs`): what is to be converted is converted here, better than `plughw:` does. The
 //! time of a sample is the driver's: the moment the driver counted the samples, minus those unread by
 //! then. After an overrun the PCM is started again, and the next period says so.
-//!
-//! libasound tells its troubles to stderr; here they go to the log, at debug.
 
-use std::cell::RefCell;
 use std::ffi::CString;
 use std::io;
 use std::num::NonZeroU32;
-use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use alsa::Direction;
 use alsa::pcm::{PCM, State};
-use alsa::{Direction, Output};
 use tracing::debug;
 
-use super::{AudioError, AudioSource, MicrophoneInfo, Period, holder};
+use super::{AudioError, AudioSource, Period, holder};
 use crate::clock;
 
-mod cards;
+pub(crate) mod cards;
+pub(crate) mod messages;
 mod negotiation;
 pub(super) mod pcms;
 
+use messages::Messages;
 use negotiation::Setup;
 
 /// Half an Opus frame: the most that waiting for a whole period adds to the latency.
@@ -59,11 +57,11 @@ pub(super) struct Microphone {
 impl Microphone {
     /// Opens and starts the PCM of this name, or the microphone of a card of this name.
     pub(super) fn open(name: &str) -> Result<Self, AudioError> {
-        let messages = divert_messages();
+        let messages = Messages::divert();
         let opened = match Self::start(name) {
             // The name of a card stands for wherever that card is now.
             Err(AudioError::Missing { .. }) if !name.contains(':') => {
-                match cards::find(&cards::microphones(), name) {
+                match cards::find(&cards::recorders(), name) {
                     Some(found) => Self::start(&found.pcm),
                     None => Err(AudioError::Missing {
                         pcm: name.to_owned(),
@@ -72,7 +70,7 @@ impl Microphone {
             }
             opened => opened,
         };
-        opened.inspect_err(|_| log_messages(messages.as_ref()))
+        opened.inspect_err(|_| messages.log())
     }
 
     /// Opens a PCM: the card itself where `plughw:` is asked for, and that only if the card is of no
@@ -248,9 +246,13 @@ impl AudioSource for Microphone {
     }
 }
 
-/// Returns the microphones of this machine, in the order of the sound cards.
-pub(super) fn microphones() -> Vec<MicrophoneInfo> {
-    cards::microphones()
+/// Returns the name of a PCM that converts whatever the PCM `name` delivers.
+pub(crate) fn converting(name: &str) -> String {
+    if name.starts_with("hw:") {
+        format!("plug{name}")
+    } else {
+        format!("plug:'{name}'")
+    }
 }
 
 fn explain(name: &str, error: alsa::Error) -> AudioError {
@@ -270,21 +272,6 @@ fn explain(name: &str, error: alsa::Error) -> AudioError {
     }
 }
 
-/// Keeps libasound's messages of this thread off stderr, from now on, and starts them anew.
-fn divert_messages() -> Option<Rc<RefCell<Output>>> {
-    Output::local_error_handler().ok()
-}
-
-fn log_messages(messages: Option<&Rc<RefCell<Output>>>) {
-    for line in messages
-        .map(|m| m.borrow().to_string())
-        .unwrap_or_default()
-        .lines()
-    {
-        debug!(message_of_libasound = line);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,6 +287,12 @@ mod tests {
         assert_eq!(text(libc::ENODEV), "microphone hw:1 is not present");
         assert!(text(libc::EACCES).contains("group `audio`"));
         assert_eq!(text(libc::EIO), "microphone hw:1: snd_pcm_open failed");
+    }
+
+    #[test]
+    fn the_pcm_that_converts_has_a_name() {
+        assert_eq!(converting("hw:CARD=Device"), "plughw:CARD=Device");
+        assert_eq!(converting("dsnoop:1"), "plug:'dsnoop:1'");
     }
 
     #[test]
@@ -386,6 +379,6 @@ mod tests {
             assert!(description.starts_with(name), "{description}");
             assert!(description.ends_with("S32 mono 48000 Hz"), "{description}");
         }
-        assert!(microphones().is_empty());
+        assert!(cards::recorders().is_empty());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | file         | what                                                              |
 //! |--------------|-------------------------------------------------------------------|
-//! | `alsa.rs`    | a microphone, at a rate and in a format of its own; `alsa/pcms.rs`: what the sound cards offer |
+//! | `alsa.rs`    | a microphone, at a rate and in a format of its own; `alsa/cards.rs`: the sound cards; `alsa/pcms.rs`: what they offer |
 //! | `samples.rs` | those formats → floating point, one channel                       |
 //! | `tone.rs`    | a steady tone; demos and tests                                    |
 //! | `framer.rs`  | periods of any length and rate → frames of 20 ms at 48 kHz, with their capture time |
@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use crate::config;
 
-mod alsa;
+pub(crate) mod alsa;
 pub mod capture;
 mod drift;
 pub mod framer;
@@ -73,9 +73,9 @@ pub trait AudioSource: Send {
     fn description(&self) -> String;
 }
 
-/// A microphone of this machine.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub struct MicrophoneInfo {
+/// Something of a sound card that records or plays.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CardPcm {
     /// What to write in the configuration: `plughw:CARD=Device,DEV=0`. Unlike card numbers, it
     /// stays the same after a replug.
     pub pcm: String,
@@ -83,18 +83,22 @@ pub struct MicrophoneInfo {
     pub card_id: String,
     /// For people: `USB PnP Sound Device, USB Audio`.
     pub name: String,
+    /// The card's number, as it is now.
+    pub card: i32,
+    /// The number of the device of that card.
+    pub device: u32,
 }
 
 /// Returns the microphones of this machine, in the order of the sound cards.
 #[must_use]
-pub fn microphones() -> Vec<MicrophoneInfo> {
-    alsa::microphones()
+pub fn microphones() -> Vec<CardPcm> {
+    alsa::cards::recorders()
 }
 
 /// Something of a sound card that records or plays, with all it offers.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Pcm {
-    /// What to write in the configuration, as in [`MicrophoneInfo::pcm`].
+    /// What to write in the configuration, as in [`CardPcm::pcm`].
     pub pcm: String,
     /// The card's id: `Device`.
     pub card_id: String,

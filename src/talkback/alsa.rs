@@ -3,23 +3,19 @@
 //! A PCM is written 20 ms at a time, as signed 16 bit at 48 kHz, to one channel or to both of two.
 //! What a card cannot do by itself, `plughw:` converts; we do not. Volume is the mixer's business
 //! (`alsamixer`).
-//!
-//! libasound tells its troubles to stderr; here they go to the log, at debug.
 
-use std::cell::RefCell;
 use std::ffi::CString;
 use std::io;
-use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use alsa::card;
-use alsa::ctl::{Ctl, DeviceIter};
 use alsa::pcm::{Access, Format, Frames, HwParams, PCM};
-use alsa::{Direction, Output as Messages, ValueOr};
+use alsa::{Direction, ValueOr};
 use tracing::debug;
 
-use super::{FRAME_SAMPLES, Frame, SAMPLE_RATE_HZ, Speaker, SpeakerError, SpeakerInfo};
+use super::{FRAME_SAMPLES, Frame, SAMPLE_RATE_HZ, Speaker, SpeakerError};
+use crate::audio::alsa::converting;
+use crate::audio::alsa::messages::Messages;
 use crate::clock;
 
 const PERIOD: Duration = Duration::from_millis(20);
@@ -52,8 +48,8 @@ pub(super) struct Output {
 impl Output {
     /// Opens the PCM of this name. It starts once its buffer is full.
     pub(super) fn open(name: &str) -> Result<Self, SpeakerError> {
-        let messages = divert_messages();
-        Self::prepare(name).inspect_err(|_| log_messages(messages.as_ref()))
+        let messages = Messages::divert();
+        Self::prepare(name).inspect_err(|_| messages.log())
     }
 
     fn prepare(name: &str) -> Result<Self, SpeakerError> {
@@ -156,40 +152,6 @@ impl Speaker for Output {
     }
 }
 
-/// Returns the loudspeakers of this machine, in the order of the sound cards.
-pub(super) fn speakers() -> Vec<SpeakerInfo> {
-    let messages = divert_messages();
-    let mut found = Vec::new();
-    for card in card::Iter::new().map_while(Result::ok) {
-        if let Err(error) = add_speakers(card, &mut found) {
-            debug!(card = card.get_index(), %error, "sound card passed over");
-            log_messages(messages.as_ref());
-        }
-    }
-    found
-}
-
-fn add_speakers(card: alsa::Card, found: &mut Vec<SpeakerInfo>) -> alsa::Result<()> {
-    let ctl = Ctl::from_card(&card, true)?;
-    let info = ctl.card_info()?;
-    let (card_id, card_name) = (info.get_id()?, info.get_name()?);
-    for device in DeviceIter::new(&ctl) {
-        let Ok(number) = u32::try_from(device) else {
-            continue;
-        };
-        // ENOENT: this device only records.
-        let Ok(pcm) = ctl.pcm_info(number, 0, Direction::Playback) else {
-            continue;
-        };
-        found.push(SpeakerInfo {
-            pcm: format!("plughw:CARD={card_id},DEV={number}"),
-            card_id: card_id.to_owned(),
-            name: format!("{card_name}, {}", pcm.get_name()?),
-        });
-    }
-    Ok(())
-}
-
 /// Sets format, period and buffer; returns channels and the buffer's size in frames.
 fn negotiate(pcm: &PCM, name: &str) -> Result<(usize, Frames), SpeakerError> {
     let failed = |error| explain(name, error);
@@ -222,15 +184,6 @@ fn negotiate(pcm: &PCM, name: &str) -> Result<(usize, Frames), SpeakerError> {
     Ok((usize::try_from(channels).unwrap_or(1), buffer))
 }
 
-/// Returns the name of a PCM that converts to whatever the PCM `name` takes.
-fn converting(name: &str) -> String {
-    if name.starts_with("hw:") {
-        format!("plug{name}")
-    } else {
-        format!("plug:'{name}'")
-    }
-}
-
 fn explain(name: &str, error: alsa::Error) -> SpeakerError {
     let pcm = name.to_owned();
     match error.errno() {
@@ -242,21 +195,6 @@ fn explain(name: &str, error: alsa::Error) -> SpeakerError {
             operation: error.func(),
             source: io::Error::from_raw_os_error(errno),
         },
-    }
-}
-
-/// Keeps libasound's messages of this thread off stderr, from now on, and starts them anew.
-fn divert_messages() -> Option<Rc<RefCell<Messages>>> {
-    Messages::local_error_handler().ok()
-}
-
-fn log_messages(messages: Option<&Rc<RefCell<Messages>>>) {
-    for line in messages
-        .map(|m| m.borrow().to_string())
-        .unwrap_or_default()
-        .lines()
-    {
-        debug!(message_of_libasound = line);
     }
 }
 
@@ -283,12 +221,6 @@ mod tests {
             let error = Output::open(name).unwrap_err();
             assert!(matches!(error, SpeakerError::Missing { .. }), "{error:?}");
         }
-    }
-
-    #[test]
-    fn the_pcm_that_converts_has_a_name() {
-        assert_eq!(converting("hw:CARD=Device"), "plughw:CARD=Device");
-        assert_eq!(converting("dmix:1"), "plug:'dmix:1'");
     }
 
     /// A PCM that libasound itself provides. Its configuration is global to a process, so the test

@@ -14,7 +14,8 @@
 use std::io;
 use std::time::Duration;
 
-use serde::Serialize;
+use crate::audio::CardPcm;
+use crate::audio::alsa::cards;
 
 mod alsa;
 pub mod floor;
@@ -50,22 +51,10 @@ pub trait Speaker: Send {
     fn description(&self) -> String;
 }
 
-/// A loudspeaker of this machine.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub struct SpeakerInfo {
-    /// What to write in the configuration: `plughw:CARD=Device,DEV=0`. Unlike card numbers, it
-    /// stays the same after a replug.
-    pub pcm: String,
-    /// The card's id: `Device`.
-    pub card_id: String,
-    /// For people: `USB PnP Sound Device, USB Audio`.
-    pub name: String,
-}
-
 /// Returns the loudspeakers of this machine, in the order of the sound cards.
 #[must_use]
-pub fn speakers() -> Vec<SpeakerInfo> {
-    alsa::speakers()
+pub fn speakers() -> Vec<CardPcm> {
+    cards::players()
 }
 
 /// Opens the configured loudspeaker: `auto`, the id of a card, or the name of an ALSA PCM.

@@ -29,9 +29,9 @@ pub(super) enum Found {
     Csi,
 }
 
-/// A camera, or a device that could be one.
+/// A camera, or a device that could be one. What is told of each of its formats is `F`.
 #[derive(Clone, Debug, Serialize)]
-pub struct CameraInfo {
+pub struct CameraInfo<F = FormatInfo> {
     /// The device node. Its number may change when it is plugged in again.
     pub path: PathBuf,
     /// What it calls itself.
@@ -45,9 +45,28 @@ pub struct CameraInfo {
     /// Its name in `/dev/v4l/by-path`, which stays while it is in that socket.
     pub by_path: Option<String>,
     /// What it offers.
-    pub formats: Vec<FormatInfo>,
+    pub formats: Vec<F>,
     /// Why it cannot be used, in words.
     pub problem: Option<String>,
+    /// A process that has it open, where that was asked and can be known: `guvcview (pid 412)`.
+    pub held_by: Option<String>,
+}
+
+impl<F> CameraInfo<F> {
+    /// Returns the same camera, with something else told of its formats.
+    pub(super) fn with_formats<G>(self, formats: Vec<G>) -> CameraInfo<G> {
+        CameraInfo {
+            path: self.path,
+            card: self.card,
+            driver: self.driver,
+            bus: self.bus,
+            by_id: self.by_id,
+            by_path: self.by_path,
+            formats,
+            problem: self.problem,
+            held_by: self.held_by,
+        }
+    }
 }
 
 impl CameraInfo {
@@ -191,6 +210,7 @@ fn inspect(path: &Path) -> Option<CameraInfo> {
         by_path: None,
         formats: Vec::new(),
         problem: None,
+        held_by: None,
     };
     let device = match Device::open(path) {
         Ok(device) => device,
@@ -267,6 +287,7 @@ mod tests {
             by_id: Some(format!("usb-vendor-{number}")),
             by_path: None,
             problem: (!usable).then(|| format!("offers {}", describe(&formats))),
+            held_by: None,
             formats,
         }
     }

@@ -27,28 +27,8 @@ pub struct Inventory {
     pub encoders: Vec<Encoder>,
 }
 
-/// A V4L2 device that delivers pictures, or could.
-#[derive(Clone, Debug, Serialize)]
-pub struct Camera {
-    /// The device node. Its number may change when it is plugged in again.
-    pub path: PathBuf,
-    /// What it calls itself.
-    pub card: String,
-    /// Its kernel driver.
-    pub driver: String,
-    /// Where it is connected.
-    pub bus: String,
-    /// Its name in `/dev/v4l/by-id`, which stays; serial number included.
-    pub by_id: Option<String>,
-    /// Its name in `/dev/v4l/by-path`, which stays while it is in that socket.
-    pub by_path: Option<String>,
-    /// What it offers.
-    pub formats: Vec<OfferedFormat>,
-    /// Why it cannot be used, in words.
-    pub problem: Option<String>,
-    /// A process that has it open, where that can be known: `guvcview (pid 412)`.
-    pub held_by: Option<String>,
-}
+/// A V4L2 device that delivers pictures, or could, with the rates of all its sizes.
+pub type Camera = CameraInfo<OfferedFormat>;
 
 /// A format of a camera.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -206,14 +186,7 @@ fn camera(info: CameraInfo) -> Camera {
         .collect();
     Camera {
         held_by: holder::of(&info.path),
-        path: info.path,
-        card: info.card,
-        driver: info.driver,
-        bus: info.bus,
-        by_id: info.by_id,
-        by_path: info.by_path,
-        formats,
-        problem: info.problem,
+        ..info.with_formats(formats)
     }
 }
 

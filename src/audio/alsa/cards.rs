@@ -1,59 +1,68 @@
-//! The sound cards of this machine that have a microphone, and the one that a name means.
+//! The sound cards of this machine, with what they record from and play to; and the one that a name means.
 
 use alsa::Direction;
 use alsa::card;
 use alsa::ctl::{Ctl, DeviceIter};
 use tracing::debug;
 
-use super::{divert_messages, log_messages};
-use crate::audio::MicrophoneInfo;
+use super::messages::Messages;
+use crate::audio::CardPcm;
 
-/// Returns the microphones of this machine, in the order of the sound cards.
-pub(super) fn microphones() -> Vec<MicrophoneInfo> {
-    let messages = divert_messages();
+/// Returns what the cards record from, in their order.
+pub(crate) fn recorders() -> Vec<CardPcm> {
+    pcms(Direction::Capture)
+}
+
+/// Returns what the cards play to, in their order.
+pub(crate) fn players() -> Vec<CardPcm> {
+    pcms(Direction::Playback)
+}
+
+/// Returns what the cards record from, or play to, in their order.
+pub(super) fn pcms(direction: Direction) -> Vec<CardPcm> {
+    let messages = Messages::divert();
     let mut found = Vec::new();
     for card in card::Iter::new().map_while(Result::ok) {
-        if let Err(error) = add_microphones(card, &mut found) {
+        if let Err(error) = add_pcms(card, direction, &mut found) {
             debug!(card = card.get_index(), %error, "sound card passed over");
-            log_messages(messages.as_ref());
+            messages.log();
         }
     }
     found
 }
 
-fn add_microphones(card: alsa::Card, found: &mut Vec<MicrophoneInfo>) -> alsa::Result<()> {
+fn add_pcms(card: alsa::Card, direction: Direction, found: &mut Vec<CardPcm>) -> alsa::Result<()> {
     let ctl = Ctl::from_card(&card, true)?;
     let info = ctl.card_info()?;
     let (card_id, card_name) = (info.get_id()?, info.get_name()?);
     for device in DeviceIter::new(&ctl) {
-        let Ok(number) = u32::try_from(device) else {
+        let Ok(device) = u32::try_from(device) else {
             continue;
         };
-        // ENOENT: this device only plays.
-        let Ok(pcm) = ctl.pcm_info(number, 0, Direction::Capture) else {
+        // ENOENT: this device only works in the other direction.
+        let Ok(pcm) = ctl.pcm_info(device, 0, direction) else {
             continue;
         };
-        found.push(MicrophoneInfo {
-            pcm: format!("plughw:CARD={card_id},DEV={number}"),
+        found.push(CardPcm {
+            pcm: format!("plughw:CARD={card_id},DEV={device}"),
             card_id: card_id.to_owned(),
             name: format!("{card_name}, {}", pcm.get_name()?),
+            card: card.get_index(),
+            device,
         });
     }
     Ok(())
 }
 
-/// Returns the microphone whose card has this id, or else the first whose name this is a part of, in
-/// capitals or not.
-pub(super) fn find<'a>(
-    microphones: &'a [MicrophoneInfo],
-    name: &str,
-) -> Option<&'a MicrophoneInfo> {
+/// Returns the PCM whose card has this id, or else the first whose name this is a part of, in capitals
+/// or not.
+pub(super) fn find<'a>(pcms: &'a [CardPcm], name: &str) -> Option<&'a CardPcm> {
     let name = name.to_lowercase();
-    let has_id = |m: &&MicrophoneInfo| m.card_id.to_lowercase() == name;
-    let has_name = |m: &&MicrophoneInfo| m.name.to_lowercase().contains(&name);
-    let mut all = microphones.iter();
-    all.find(has_id)
-        .or_else(|| microphones.iter().find(has_name))
+    let has_id = |pcm: &&CardPcm| pcm.card_id.to_lowercase() == name;
+    let has_name = |pcm: &&CardPcm| pcm.name.to_lowercase().contains(&name);
+    pcms.iter()
+        .find(has_id)
+        .or_else(|| pcms.iter().find(has_name))
         .filter(|_| !name.trim().is_empty())
 }
 
@@ -61,11 +70,13 @@ pub(super) fn find<'a>(
 mod tests {
     use super::*;
 
-    fn microphone(card_id: &str, name: &str) -> MicrophoneInfo {
-        MicrophoneInfo {
+    fn microphone(card_id: &str, name: &str) -> CardPcm {
+        CardPcm {
             pcm: format!("plughw:CARD={card_id},DEV=0"),
             card_id: card_id.to_owned(),
             name: name.to_owned(),
+            card: 0,
+            device: 0,
         }
     }
 

@@ -8,7 +8,7 @@ use alsa::pcm::{Access, Format, Frames, HwParams, PCM, TstampType};
 use alsa::{ValueOr, pcm::SwParams};
 use tracing::debug;
 
-use super::explain;
+use super::{converting, explain};
 use crate::audio::AudioError;
 use crate::audio::samples::Encoding;
 
@@ -192,15 +192,6 @@ impl fmt::Display for Range {
     }
 }
 
-/// Returns the name of a PCM that converts whatever the PCM `name` delivers.
-fn converting(name: &str) -> String {
-    if name.starts_with("hw:") {
-        format!("plug{name}")
-    } else {
-        format!("plug:'{name}'")
-    }
-}
-
 /// Returns a number of frames as ALSA counts them: in as many bits as the machine has.
 fn frames(count: u32) -> Frames {
     Frames::try_from(u64::from(count)).unwrap_or(Frames::MAX)
@@ -209,12 +200,6 @@ fn frames(count: u32) -> Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_pcm_that_converts_has_a_name() {
-        assert_eq!(converting("hw:CARD=Device"), "plughw:CARD=Device");
-        assert_eq!(converting("dsnoop:1"), "plug:'dsnoop:1'");
-    }
 
     #[test]
     fn a_setup_reads_as_people_say_it() {

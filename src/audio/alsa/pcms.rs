@@ -7,12 +7,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use alsa::Direction;
-use alsa::card;
-use alsa::ctl::{Ctl, DeviceIter};
 use alsa::pcm::{Format, HwParams, PCM};
 
-use super::{divert_messages, explain};
-use crate::audio::{AudioError, Pcm};
+use super::messages::Messages;
+use super::{cards, explain};
+use crate::audio::{AudioError, CardPcm, Pcm};
 use crate::video::holder;
 
 /// Formats that are asked for, by the names of ALSA's own tools.
@@ -47,68 +46,41 @@ pub(in crate::audio) fn players() -> Vec<Pcm> {
 }
 
 fn pcms(direction: Direction) -> Vec<Pcm> {
-    let messages = divert_messages();
-    let cards = card::Iter::new().map_while(Result::ok);
-    let found = cards
-        .flat_map(|card| of_card(card, direction).unwrap_or_default())
-        .collect();
-    drop(messages);
+    let found = cards::pcms(direction);
+    // What cannot be opened is told of where it is listed.
+    let _messages = Messages::divert();
     found
-}
-
-fn of_card(card: alsa::Card, direction: Direction) -> alsa::Result<Vec<Pcm>> {
-    let ctl = Ctl::from_card(&card, true)?;
-    let info = ctl.card_info()?;
-    let (card_id, card_name) = (info.get_id()?, info.get_name()?);
-    let mut found = Vec::new();
-    for device in DeviceIter::new(&ctl) {
-        let Ok(number) = u32::try_from(device) else {
-            continue;
-        };
-        // ENOENT: this device only works in the other direction.
-        let Ok(pcm) = ctl.pcm_info(number, 0, direction) else {
-            continue;
-        };
-        found.push(describe(
-            Pcm {
-                pcm: format!("plughw:CARD={card_id},DEV={number}"),
-                card_id: card_id.to_owned(),
-                name: format!("{card_name}, {}", pcm.get_name()?),
-                formats: Vec::new(),
-                channels: Vec::new(),
-                rates_hz: Vec::new(),
-                problem: None,
-                held_by: held_by(card.get_index(), number, direction),
-            },
-            direction,
-        ));
-    }
-    Ok(found)
+        .into_iter()
+        .map(|pcm| describe(pcm, direction))
+        .collect()
 }
 
 /// Adds what it offers, or why that cannot be known.
-fn describe(info: Pcm, direction: Direction) -> Pcm {
-    let hardware = info.pcm.trim_start_matches("plug");
+fn describe(found: CardPcm, direction: Direction) -> Pcm {
+    let hardware = found.pcm.trim_start_matches("plug");
     let opened = PCM::new(hardware, direction, true);
     let offered = opened
         .as_ref()
         .map_err(|&error| error)
         .and_then(|pcm| offers(pcm));
-    match offered {
-        Ok((formats, channels, rates_hz)) => Pcm {
-            formats,
-            channels,
-            rates_hz,
-            ..info
-        },
-        Err(error) => Pcm {
-            problem: Some(match explain(hardware, error) {
-                AudioError::Busy { .. } => "is in use".to_owned(),
-                AudioError::Denied { .. } => "may not be opened by this user".to_owned(),
-                _ => format!("cannot be opened: {error}"),
-            }),
-            ..info
-        },
+    let problem = offered
+        .as_ref()
+        .err()
+        .map(|&error| match explain(hardware, error) {
+            AudioError::Busy { .. } => "is in use".to_owned(),
+            AudioError::Denied { .. } => "may not be opened by this user".to_owned(),
+            _ => format!("cannot be opened: {error}"),
+        });
+    let (formats, channels, rates_hz) = offered.unwrap_or_default();
+    Pcm {
+        held_by: held_by(found.card, found.device, direction),
+        pcm: found.pcm,
+        card_id: found.card_id,
+        name: found.name,
+        formats,
+        channels,
+        rates_hz,
+        problem,
     }
 }
 
