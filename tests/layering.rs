@@ -40,6 +40,8 @@ const OWNERS: &[(&str, &[&str])] = &[
         &[
             "src/viewer/webrtc.rs",
             "src/viewer/webrtc/feedback.rs",
+            "src/viewer/webrtc/reports.rs",
+            "src/watch/reports.rs",
             "src/watch/webrtc.rs",
         ],
     ),

@@ -6,7 +6,7 @@ use roomcam::control::protocol::{Command, MAX_MESSAGES_PER_SECOND};
 use roomcam::rtp::{AudioFrame, SpeechPacket};
 use roomcam::viewer::{Ended, ViewerEvent};
 
-use crate::support::simulation::{AUDIO, FRAME, MICROPHONE, Simulation, VIDEO, frame};
+use crate::support::simulation::{AUDIO, FRAME, MICROPHONE, Simulation, UNIX_TIME, VIDEO, frame};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -209,6 +209,51 @@ fn pictures_and_sound_arrive_whole_with_their_capture_times() {
     };
     assert!(steps(VIDEO).iter().all(|s| (2_999..=3_000).contains(s)));
     assert_eq!(steps(AUDIO), [960; 49]);
+}
+
+#[test]
+fn picture_and_sound_of_one_moment_are_reported_as_such_however_long_each_was_on_its_way() {
+    let mut simulation = connected(15);
+    // An encoder that takes 90 ms, and a microphone that takes 30 ms.
+    let (picture_takes, sound_takes) = (Duration::from_millis(90), Duration::from_millis(30));
+    let step = Duration::from_millis(20);
+    let began = (simulation.now - simulation.began_at + step).as_secs_f64();
+    for i in 0..200 {
+        simulation.run(step);
+        let now = simulation.now;
+        if i % 2 == 0 {
+            let frame = frame(i == 0, 3_000, now - picture_takes);
+            simulation.viewer.handle_video(&frame, now);
+        }
+        simulation.viewer.handle_audio(&AudioFrame {
+            payload: vec![7; 80].into(),
+            captured_at: now - sound_takes,
+        });
+    }
+    simulation.run(SECOND);
+    for (ssrc, rate_hz, takes) in [
+        (VIDEO, 90_000.0, picture_takes),
+        (AUDIO, 48_000.0, sound_takes),
+    ] {
+        let first = simulation.received.iter().find(|p| p.ssrc == ssrc).unwrap();
+        let captured = began - takes.as_secs_f64();
+        let reports = simulation.reported.iter().filter(|r| r.ssrc == ssrc);
+        let reported: Vec<f64> = reports
+            .map(|report| {
+                let since = f64::from(report.timestamp.wrapping_sub(first.timestamp)) / rate_hz;
+                seconds_since_the_beginning(report.ntp) - since
+            })
+            .collect();
+        assert!(reported.len() >= 3, "{ssrc}: {reported:?}");
+        let is_right = |at: &f64| (at - captured).abs() < 0.000_1;
+        assert!(reported.iter().all(is_right), "{captured}: {reported:?}");
+    }
+}
+
+/// Returns an NTP time, in seconds since a simulation began.
+fn seconds_since_the_beginning(ntp: u64) -> f64 {
+    let beginning = (UNIX_TIME.as_secs() + 2_208_988_800) << 32;
+    (i128::from(ntp) - i128::from(beginning)) as f64 / 2_f64.powi(32)
 }
 
 #[test]

@@ -318,6 +318,7 @@ impl Engine {
             latency: self.options.webrtc.latency,
             one_stream,
             talkback,
+            unix_time: clock::unix_time(),
             first_ssrc: random_u32(),
             // Our own page tries a second time, with any cryptography.
             gcm_only: !one_stream && !self.roster.has_failed(),

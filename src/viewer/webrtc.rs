@@ -1,5 +1,5 @@
-//! One peer connection, driven without I/O. With `webrtc/feedback.rs`, the only file of the device
-//! that knows `rtc`.
+//! One peer connection, driven without I/O. With `webrtc/feedback.rs` and `webrtc/reports.rs`, the
+//! only file of the device that knows `rtc`.
 //!
 //! Offers are made, or answered, with one H.264 and one Opus stream, send-only as far as the viewer lets
 //! us, and the `control` channel is served. What the viewer sends of its own is accepted and dropped, but
@@ -14,9 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use rtc::data_channel::{RTCDataChannel, RTCDataChannelId};
 use rtc::dtls::extension::extension_use_srtp::SrtpProtectionProfile;
-use rtc::interceptor::{
-    NackResponderBuilder, ReceiverReportBuilder, Registry, SenderReportBuilder, Slot,
-};
+use rtc::interceptor::{NackResponderBuilder, ReceiverReportBuilder, Registry, Slot};
 use rtc::media_stream::MediaStreamTrack;
 use rtc::peer_connection::certificate::{CertificateParams, RTCCertificate};
 use rtc::peer_connection::configuration::RTCConfigurationBuilder;
@@ -44,9 +42,11 @@ use crate::rtp::SpeechPacket;
 use crate::signaling::CandidateInit;
 
 mod feedback;
+mod reports;
 mod roles;
 
 use feedback::{FEEDBACK_TAP_SLOT, FeedbackTap};
+use reports::SenderReports;
 use roles::Roles;
 
 /// The data channel that carries `docs/control.md`.
@@ -136,6 +136,8 @@ pub struct PeerOptions {
     pub one_stream: bool,
     /// Whether the viewer may be let speak: its sound is received where it offers some.
     pub talkback: bool,
+    /// The Unix time of the moment in which it is made: sender reports count from there.
+    pub unix_time: Duration,
     /// SSRC of the video stream; audio and repair use the next two.
     pub first_ssrc: u32,
     /// Whether to insist on AES-GCM for SRTP, which costs a quarter of AES-CM with SHA-1. Left to
@@ -237,7 +239,10 @@ impl Peer {
                     .with_size(RETRANSMIT_PACKETS)
                     .build(),
             )
-            .with(Slot::SenderReport, SenderReportBuilder::new().build())
+            .with(
+                Slot::SenderReport,
+                SenderReports::new(now, options.unix_time),
+            )
             .with(
                 Slot::from(FEEDBACK_TAP_SLOT),
                 FeedbackTap::new(Arc::clone(&keyframe_wanted), now),

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::protocol::{DeviceState, Refusal, Reply, Setting};
 use super::tally::Counts;
+use super::timing::SenderClock;
 
 /// How many candidates, refusals and replies are kept; later ones are dropped.
 const MAX_KEPT: usize = 32;
@@ -48,6 +49,10 @@ pub struct Seen {
     pub controls: Vec<Setting>,
     /// The file that came last, or as much of it as is here.
     pub file: Vec<u8>,
+    /// What the device reported last of when pictures were captured.
+    pub picture_clock: Option<SenderClock>,
+    /// The same of sound.
+    pub sound_clock: Option<SenderClock>,
     /// What came in.
     pub counts: Counts,
 }

@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::depacketize::{AccessUnit, Depacketizer, Picture};
 use super::reorder::{Packet, Reorder, ReorderCounts};
 use crate::h264::annexb::{NalUnit, nal_units};
@@ -53,6 +55,19 @@ impl Counts {
     }
 }
 
+/// A packet of sound: one Opus packet.
+#[derive(Clone, Debug)]
+pub struct SoundPacket {
+    /// Goes up by one with each packet, and wraps.
+    pub sequence: u16,
+    /// Of its first sample, in ticks of 48 kHz.
+    pub timestamp: u32,
+    /// The Opus packet.
+    pub payload: Bytes,
+    /// When it came.
+    pub arrived: Instant,
+}
+
 /// Counts, and puts the frames together.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -87,9 +102,9 @@ impl Tally {
     }
 
     /// Takes an audio packet.
-    pub const fn audio(&mut self, bytes: usize) {
+    pub const fn audio(&mut self, packet: &SoundPacket) {
         self.counts.audio_packets += 1;
-        self.counts.audio_bytes += bytes as u64;
+        self.counts.audio_bytes += packet.payload.len() as u64;
     }
 
     /// Returns the counts so far.
@@ -124,8 +139,6 @@ fn size(access_unit: &[u8]) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::clock;
 
@@ -146,7 +159,12 @@ mod tests {
         }
         assert_eq!(tally.counts().frames, 3, "the fourth waits for the third");
         assert_eq!(tally.video(packet(3, 170)).len(), 2);
-        tally.audio(80);
+        tally.audio(&SoundPacket {
+            sequence: 0,
+            timestamp: 0,
+            payload: Bytes::from_static(&[0; 80]),
+            arrived: start,
+        });
 
         let counts = tally.counts();
         assert_eq!(

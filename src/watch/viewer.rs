@@ -14,7 +14,7 @@ use super::depacketize::AccessUnit;
 use super::invitation::Invitation;
 use super::protocol::{Command, Description, FromDevice, FromRoom, Refusal, Reply, ToRoom};
 use super::seen::{Connection, Seen, candidates_in, keep, summary};
-use super::tally::Tally;
+use super::tally::{SoundPacket, Tally};
 use super::webrtc::{Media, Peer, PeerEvent, VideoTrack};
 use super::websocket::RoomSocket;
 use crate::clock;
@@ -44,6 +44,15 @@ pub struct Viewer {
     task: JoinHandle<()>,
 }
 
+/// Where what comes is to go. It is lost to those that are full.
+#[derive(Debug, Default)]
+pub struct Outlets {
+    /// Whole frames.
+    pub frames: Option<mpsc::Sender<AccessUnit>>,
+    /// Packets of sound, as they come.
+    pub sound: Option<mpsc::Sender<SoundPacket>>,
+}
+
 /// What the handle asks of the task.
 #[derive(Debug)]
 enum Ask {
@@ -64,6 +73,16 @@ impl Viewer {
         invitation: &Invitation,
         frames: Option<mpsc::Sender<AccessUnit>>,
     ) -> Result<Self, WatchError> {
+        let sound = None;
+        Self::join_with(invitation, Outlets { frames, sound }).await
+    }
+
+    /// As [`Self::join`], for sound as well.
+    ///
+    /// # Errors
+    ///
+    /// The room server is not there, or lets nobody in with this key.
+    pub async fn join_with(invitation: &Invitation, outlets: Outlets) -> Result<Self, WatchError> {
         let server = invitation.server.to_string();
         let mut room = match RoomSocket::connect(&invitation.server).await {
             Ok(room) => room,
@@ -115,7 +134,7 @@ impl Viewer {
             pending: HashMap::new(),
             next_id: 1,
             seen: seen_sender,
-            frames,
+            outlets,
         };
         let task = tokio::spawn(async move {
             if let Some(instance) = device {
@@ -213,7 +232,7 @@ struct Driver {
     pending: HashMap<u32, oneshot::Sender<Reply>>,
     next_id: u32,
     seen: watch::Sender<Seen>,
-    frames: Option<mpsc::Sender<AccessUnit>>,
+    outlets: Outlets,
 }
 
 /// What the driver's task wakes up for.
@@ -438,12 +457,26 @@ impl Driver {
 
     async fn handle_media(&mut self, media: Media) {
         match media {
-            Media::Audio(bytes) => self.tally.audio(bytes),
+            Media::Audio(packet) => {
+                self.tally.audio(&packet);
+                // full: the packet is lost to who asked for sound
+                if let Some(Err(_)) = self.outlets.sound.as_ref().map(|s| s.try_send(packet)) {
+                    tracing::debug!("nobody took a packet of sound");
+                }
+            }
+            Media::Reported(of_picture, clock) => self.seen.send_modify(|seen| {
+                let told = if of_picture {
+                    &mut seen.picture_clock
+                } else {
+                    &mut seen.sound_clock
+                };
+                *told = Some(clock);
+            }),
             Media::Video(packet) => {
                 let now = packet.arrived;
                 for frame in self.tally.video(packet) {
                     // full: the frame is lost to who asked for frames
-                    if let Some(Err(_)) = self.frames.as_ref().map(|f| f.try_send(frame)) {
+                    if let Some(Err(_)) = self.outlets.frames.as_ref().map(|f| f.try_send(frame)) {
                         tracing::debug!("nobody took a frame");
                     }
                 }

@@ -13,6 +13,7 @@ use rtc::peer_connection::configuration::media_engine::{
     MIME_TYPE_H264, MIME_TYPE_OPUS, MIME_TYPE_RTX,
 };
 use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
+use rtc::rtcp::sender_report::SenderReport;
 use rtc::rtp_transceiver::rtp_sender::{
     RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RtpCodecKind,
 };
@@ -30,7 +31,10 @@ use webrtc::peer_connection::{
 use webrtc::rtp_transceiver::{RTCRtpTransceiverDirection, RTCRtpTransceiverInit};
 
 use super::reorder::Packet;
+use super::reports::{REPORT_TAP_SLOT, ReportTap};
 use super::seen::Connection;
+use super::tally::SoundPacket;
+use super::timing::SenderClock;
 use crate::clock;
 use crate::interfaces;
 use crate::signaling::{CandidateInit, IceServer};
@@ -74,8 +78,10 @@ pub(super) enum PeerEvent {
 pub(super) enum Media {
     /// Of the picture.
     Video(Packet),
-    /// Of the sound: the size of its payload.
-    Audio(usize),
+    /// Of the sound.
+    Audio(SoundPacket),
+    /// What the device reports of the picture (true) or the sound.
+    Reported(bool, SenderClock),
 }
 
 /// One peer connection to the device.
@@ -100,7 +106,8 @@ impl Peer {
         let (media_sender, media) = mpsc::channel(MAX_QUEUED_PACKETS);
         let mut codecs = codecs()?;
         let interceptors = configure_nack(Registry::new(), &mut codecs);
-        let interceptors = configure_rtcp_reports(interceptors);
+        let interceptors =
+            configure_rtcp_reports(interceptors).with(REPORT_TAP_SLOT.into(), ReportTap::default());
         let interceptors = configure_twcc_receiver_only(interceptors, &mut codecs)?;
         let settings = SettingEngineBuilder::new()
             .with_multicast_dns_mode(MulticastDnsMode::Disabled)
@@ -277,12 +284,28 @@ async fn forward_media(
     media: mpsc::Sender<Media>,
 ) {
     while let Some(event) = track.poll().await {
-        let TrackRemoteEvent::OnRtpPacket(packet) = event else {
-            continue;
-        };
-        let packet = match kind {
-            RtpCodecKind::Video => Media::Video(received(packet, clock::now())),
-            _ => Media::Audio(packet.payload.len()),
+        let packet = match (event, kind) {
+            (TrackRemoteEvent::OnRtpPacket(packet), RtpCodecKind::Video) => {
+                Media::Video(received(packet, clock::now()))
+            }
+            (TrackRemoteEvent::OnRtpPacket(packet), _) => Media::Audio(SoundPacket {
+                sequence: packet.header.sequence_number,
+                timestamp: packet.header.timestamp,
+                payload: packet.payload,
+                arrived: clock::now(),
+            }),
+            (TrackRemoteEvent::OnRtcpPacket(packets), kind) => {
+                let mut reports = packets.iter().filter_map(|p| p.as_any().downcast_ref());
+                let Some(report) = reports.next() else {
+                    continue;
+                };
+                let SenderReport {
+                    rtp_time, ntp_time, ..
+                } = *report;
+                let is_video = kind == RtpCodecKind::Video;
+                Media::Reported(is_video, SenderClock::new(rtp_time, ntp_time))
+            }
+            _ => continue,
         };
         // full: awaits, and the track drops packets as a network would
         if media.send(packet).await.is_err() {

@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use roomcam::rtp::VideoFrame;
 use roomcam::viewer::webrtc::{Certificate, Datagram, PeerOptions};
 use roomcam::viewer::{Viewer, ViewerEvent};
+use roomcam::watch::reports::{REPORT_TAP_SLOT, ReportTap};
 use rtc::data_channel::RTCDataChannelId;
 use rtc::media_stream::MediaStreamTrack;
 use rtc::peer_connection::configuration::interceptor_registry::register_default_interceptors;
@@ -23,6 +24,7 @@ use rtc::peer_connection::sdp::RTCSessionDescription;
 use rtc::peer_connection::transport::RTCIceCandidateInit;
 use rtc::peer_connection::{RTCPeerConnection, RTCPeerConnectionBuilder};
 use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
+use rtc::rtcp::sender_report::SenderReport;
 use rtc::rtp_transceiver::rtp_sender::{
     RTCRtpCodingParameters, RTCRtpEncodingParameters, RtpCodecKind,
 };
@@ -42,6 +44,15 @@ pub(crate) struct Received {
     pub(crate) marker: bool,
 }
 
+/// What a sender report says: this timestamp of that stream is this moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reported {
+    pub(crate) ssrc: u32,
+    pub(crate) timestamp: u32,
+    /// As in NTP: seconds since 1900, in units of 2⁻³² s.
+    pub(crate) ntp: u64,
+}
+
 /// What the network does to datagrams, in both directions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Path {
@@ -53,10 +64,12 @@ pub(crate) struct Path {
 /// A device's viewer machine, a browser and the network between them.
 pub(crate) struct Simulation {
     pub(crate) now: Instant,
+    pub(crate) began_at: Instant,
     pub(crate) path: Path,
     pub(crate) viewer: Viewer,
     pub(crate) events: Vec<ViewerEvent>,
     pub(crate) received: Vec<Received>,
+    pub(crate) reported: Vec<Reported>,
     pub(crate) control: Vec<String>,
     /// The device's, where [`Self::with_microphone`] made it.
     pub(crate) answer: String,
@@ -76,6 +89,9 @@ pub(crate) struct Simulation {
 /// SSRCs of the device's streams in a simulation.
 pub(crate) const VIDEO: u32 = 1_000;
 pub(crate) const AUDIO: u32 = 1_001;
+
+/// The Unix time at which a simulation begins.
+pub(crate) const UNIX_TIME: Duration = Duration::from_secs(1_700_000_000);
 
 /// SSRC of the browser's microphone.
 pub(crate) const MICROPHONE: u32 = 79;
@@ -172,7 +188,8 @@ impl Simulation {
         let mut media = MediaEngine::default();
         media.register_default_codecs().unwrap();
         let registry =
-            register_default_interceptors(rtc::interceptor::Registry::new(), &mut media).unwrap();
+            rtc::interceptor::Registry::new().with(REPORT_TAP_SLOT.into(), ReportTap::default());
+        let registry = register_default_interceptors(registry, &mut media).unwrap();
         let settings = SettingEngineBuilder::new()
             .with_ice_connection_attempts(Some(Duration::from_millis(20)), None)
             .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
@@ -195,11 +212,13 @@ impl Simulation {
             latency: roomcam::config::Latency::Balanced,
             one_stream: false,
             talkback,
+            unix_time: UNIX_TIME,
             first_ssrc: VIDEO,
             gcm_only: true,
         };
         Self {
             now,
+            began_at: now,
             path: Path {
                 delay: Duration::from_millis(20),
                 loss_percent: 0,
@@ -208,6 +227,7 @@ impl Simulation {
             viewer: Viewer::new(&options, 0, now).unwrap(),
             events: Vec::new(),
             received: Vec::new(),
+            reported: Vec::new(),
             control: Vec::new(),
             file: Vec::new(),
             browser,
@@ -451,6 +471,16 @@ impl Simulation {
                     timestamp: packet.header.timestamp,
                     marker: packet.header.marker,
                 }),
+                RTCMessage::RtcpPacket(_, packets) => {
+                    let reports = packets
+                        .iter()
+                        .filter_map(|packet| packet.as_any().downcast_ref::<SenderReport>());
+                    self.reported.extend(reports.map(|report| Reported {
+                        ssrc: report.ssrc,
+                        timestamp: report.rtp_time,
+                        ntp: report.ntp_time,
+                    }));
+                }
                 RTCMessage::DataChannelMessage(_, message) if !message.is_string => {
                     self.file.extend_from_slice(&message.data);
                 }
