@@ -42,6 +42,8 @@ mod speaking;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod together;
+#[cfg(test)]
 mod transcripts;
 #[cfg(test)]
 mod viewing;

@@ -6,6 +6,8 @@
 //! DTX is off: what a room sounds like while nobody speaks is why people watch it, and receivers
 //! take missing packets for loss.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use opus::{Application, Bitrate, Channels};
 
@@ -24,6 +26,7 @@ const MAX_PACKET: usize = 1_275;
 #[derive(Debug)]
 pub(super) struct Encoder {
     inner: opus::Encoder,
+    delay: Duration,
 }
 
 impl Encoder {
@@ -40,8 +43,17 @@ impl Encoder {
             inner.set_dtx(false)?;
             Ok(inner)
         };
-        let inner = configured().map_err(failed)?;
-        Ok(Self { inner })
+        let mut inner = configured().map_err(failed)?;
+        let lookahead = inner.get_lookahead().map_err(failed)?;
+        let samples = u64::try_from(lookahead).unwrap_or_default();
+        let delay = Duration::from_nanos(samples * 1_000_000_000 / u64::from(SAMPLE_RATE_HZ));
+        Ok(Self { inner, delay })
+    }
+
+    /// Returns when the sound was captured that a packet begins with once it is decoded, if that which it
+    /// was made of was captured at `captured_at`: 6.5 ms before (RFC 7845 §4.2 calls it pre-skip).
+    pub(super) fn delayed(&self, captured_at: Instant) -> Instant {
+        captured_at.checked_sub(self.delay).unwrap_or(captured_at)
     }
 
     /// Returns `samples` as one packet.

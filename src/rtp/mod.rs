@@ -39,7 +39,7 @@ impl VideoFrame {
 pub struct AudioFrame {
     /// The Opus packet.
     pub payload: Bytes,
-    /// When its first sample was captured, on the monotonic clock.
+    /// When the first sample was captured that is decoded from it, on the monotonic clock.
     pub captured_at: Instant,
 }
 

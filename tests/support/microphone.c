@@ -4,6 +4,10 @@
  *
  *   pcm.NAME { type roomcam_test  format "S32_LE"  rate 44100  channels 1  faults "FILE" }
  *
+ * With "marks 1" it is silent but for marks: 50 ms of 1 kHz at half of full scale from each whole and each
+ * half second of Unix time on. With "ppm 200" its clock is fast by so much, or slow if that is negative; what
+ * it hears is not.
+ *
  * While FILE holds "unplugged", the microphone is gone. When FILE holds "overrun", sound is lost
  * once, and the file is removed. */
 #include <alsa/asoundlib.h>
@@ -18,6 +22,9 @@ struct card {
     int timer;
     char faults[512];
     long rate;
+    long marks;
+    double pace;        /* frames in a second of ours */
+    double unix_offset; /* Unix time minus that of the monotonic clock, in seconds */
     int64_t started_ns; /* 0: it does not run */
     uint64_t taken;     /* frames read since the start */
     int64_t opened_ns;  /* the tone goes on through an overrun */
@@ -44,13 +51,13 @@ static int has_fault(const struct card *card, const char *name)
 
 static uint64_t frames_since(const struct card *card, int64_t from_ns)
 {
-    return (uint64_t)((double)(now_ns() - from_ns) / 1e9 * (double)card->rate);
+    return (uint64_t)((double)(now_ns() - from_ns) / 1e9 * card->pace);
 }
 
 static int start(snd_pcm_ioplug_t *io)
 {
     struct card *card = io->private_data;
-    long period_ns = (long)(1e9 * (double)io->period_size / (double)card->rate);
+    long period_ns = (long)(1e9 * (double)io->period_size / card->pace);
     struct itimerspec every = {{0, period_ns}, {0, period_ns}};
     card->started_ns = now_ns();
     card->taken = 0;
@@ -118,17 +125,25 @@ static void write_sample(unsigned char *to, snd_pcm_format_t format, double valu
     }
 }
 
+/* What is heard at this many seconds of the monotonic clock. */
+static double heard(const struct card *card, double at)
+{
+    double since = fmod(at + card->unix_offset, 0.5);
+    if (!card->marks)
+        return 0.1 * sin(2.0 * M_PI * 440.0 * (at - (double)card->opened_ns / 1e9));
+    return since < 0.05 ? 0.5 * sin(2.0 * M_PI * 1000.0 * since) : 0.0;
+}
+
 static snd_pcm_sframes_t transfer(snd_pcm_ioplug_t *io, const snd_pcm_channel_area_t *areas,
                                   snd_pcm_uframes_t offset, snd_pcm_uframes_t size)
 {
     struct card *card = io->private_data;
-    double lost = (double)(card->started_ns - card->opened_ns) / 1e9;
+    double started = (double)card->started_ns / 1e9;
     int mapped = io->access != SND_PCM_ACCESS_RW_INTERLEAVED;
     if (mapped) /* the offset is that in the card's own buffer, and may be asked for again */
         card->taken += (offset + io->buffer_size - card->taken % io->buffer_size) % io->buffer_size;
     for (snd_pcm_uframes_t i = 0; i < size; i++) {
-        double at = lost + (double)(card->taken + i) / (double)card->rate;
-        double value = 0.1 * sin(2.0 * M_PI * 440.0 * at);
+        double value = heard(card, started + (double)(card->taken + i) / card->pace);
         for (unsigned c = 0; c < io->channels; c++) {
             size_t bit = areas[c].first + areas[c].step * (offset + i);
             write_sample((unsigned char *)areas[c].addr + bit / 8, io->format, value);
@@ -182,7 +197,8 @@ SND_PCM_PLUGIN_DEFINE_FUNC(roomcam_test)
 {
     snd_config_iterator_t i, next;
     const char *format = "S16_LE", *faults = "", *id;
-    long rate = 48000, channels = 1;
+    long rate = 48000, channels = 1, marks = 0, ppm = 0;
+    struct timespec unix_time;
     struct card *card;
     int error;
     (void)root;
@@ -201,13 +217,22 @@ SND_PCM_PLUGIN_DEFINE_FUNC(roomcam_test)
             snd_config_get_integer(entry, &rate);
         else if (!strcmp(id, "channels"))
             snd_config_get_integer(entry, &channels);
+        else if (!strcmp(id, "marks"))
+            snd_config_get_integer(entry, &marks);
+        else if (!strcmp(id, "ppm"))
+            snd_config_get_integer(entry, &ppm);
     }
     card = calloc(1, sizeof *card);
     if (!card)
         return -ENOMEM;
     snprintf(card->faults, sizeof card->faults, "%s", faults);
     card->rate = rate;
+    card->marks = marks;
+    card->pace = (double)rate * (1.0 + (double)ppm / 1e6);
     card->opened_ns = now_ns();
+    clock_gettime(CLOCK_REALTIME, &unix_time);
+    card->unix_offset = (double)unix_time.tv_sec + (double)unix_time.tv_nsec / 1e9 -
+                        (double)card->opened_ns / 1e9;
     card->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     card->io.version = SND_PCM_IOPLUG_VERSION;
     card->io.name = "a test microphone";

@@ -27,6 +27,11 @@ pub(crate) struct Offer {
 impl Microphones {
     /// Makes these, and for each one a `plug_…` that converts.
     pub(crate) fn new(offers: &[Offer]) -> Self {
+        Self::with(offers, "")
+    }
+
+    /// As [`Self::new`], with further keys of `microphone.c` for each.
+    pub(crate) fn with(offers: &[Offer], keys: &str) -> Self {
         let directory = TempDir::new().expect("the temporary directory is writable");
         let plugin = directory.path().join("microphone.so");
         compile(&plugin);
@@ -42,7 +47,7 @@ impl Microphones {
             let written = writeln!(
                 text,
                 "pcm.{pcm} {{ type roomcam_test format \"{format}\" rate {rate_hz} \
-                 channels {channels} faults \"{}\" }}\n\
+                 channels {channels} faults \"{}\" {keys} }}\n\
                  pcm.plug_{pcm} {{ type plug slave.pcm \"{pcm}\" }}",
                 faults.display()
             );
