@@ -4,7 +4,7 @@
 //! |----------------|---------------------------------------------------------------|
 //! | `capture.rs`   | the thread that reads a source, packetizes and publishes      |
 //! | `camera.rs`    | source: a camera; native H.264 passed through, or raw pictures |
-//! | `rpicam.rs`    | source: a CSI camera by `rpicam-vid`, which `child.rs` runs; `csi.rs`: how it is asked |
+//! | `rpicam.rs`    | source: a CSI camera by `rpicam-vid`, which `child.rs` runs; `csi.rs`: how it is asked, `csi/settings.rs`: what can be set |
 //! | `raw_stream.rs`, `coded_stream.rs` | what comes through its pipe → pictures, access units |
 //! | `v4l2.rs`      | a V4L2 device, `v4l2/queue.rs` its buffers; `format.rs`: which of its formats |
 //! | `devices.rs`   | which cameras there are; `holder.rs`: who has one open        |
@@ -157,6 +157,11 @@ pub trait VideoSource: Send {
     /// Why the camera refused, in words.
     fn set_control(&mut self, id: ControlId, value: i32) -> Result<(), String> {
         Err(format!("it has no {id} to be set to {value}"))
+    }
+
+    /// Returns whether it is silent because of what was set: it will be back in a moment.
+    fn is_restarting(&self) -> bool {
+        false
     }
 
     /// Asks it to keep a copy of its next picture as it is before it is encoded; returns whether it has
