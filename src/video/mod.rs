@@ -225,6 +225,20 @@ pub enum VideoError {
         /// As configured.
         name: String,
     },
+    /// It is an input that somebody plugs something into, and nothing usable comes in.
+    #[error("camera {} receives no signal: {reason}", path.display())]
+    NoSignal {
+        /// The device node.
+        path: PathBuf,
+        /// What to look at.
+        reason: &'static str,
+    },
+    /// What comes into it is of another format now.
+    #[error("camera {} receives another signal than before", path.display())]
+    SignalChanged {
+        /// The device node.
+        path: PathBuf,
+    },
     /// The device delivers nothing.
     #[error("camera {} delivered no frame for {silent_for:?}", path.display())]
     Stalled {
@@ -285,6 +299,8 @@ impl VideoError {
             | Self::NoCamera { .. }
             | Self::Driver { .. }
             | Self::Missing { .. }
+            | Self::NoSignal { .. }
+            | Self::SignalChanged { .. }
             | Self::Stalled { .. }
             | Self::Program { .. }
             | Self::HardwareEncoder { .. }
