@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::child::{self, Running};
 use super::coded_stream::CodedStream;
 use super::csi::CsiCamera;
-use super::csi::settings::Settings;
+use super::csi::settings::{self, Settings};
 use super::encoder::Encoder;
 use super::raw_stream::RawStream;
 use super::resume::Resume;
@@ -397,9 +397,18 @@ impl VideoSource for Rpicam {
     }
 
     fn controls(&self) -> Vec<Control> {
-        let process = self.process.as_ref();
-        let sensor = process.and_then(|process| process.child.sensor());
-        self.settings.controls(sensor.as_deref())
+        let sensor = self.process.as_ref().and_then(|p| p.child.sensor());
+        let has_lens = sensor.is_some_and(|sensor| settings::has_lens(&sensor));
+        self.settings.controls(has_lens)
+    }
+
+    fn control(&self, id: ControlId) -> Option<Control> {
+        // Before the program has said which sensor it is, what was set of it before is as good as known.
+        let controls = match self.process {
+            Some(_) => self.controls(),
+            None => self.settings.controls(true),
+        };
+        controls.into_iter().find(|control| control.id == id)
     }
 
     fn set_control(&mut self, id: ControlId, value: i32) -> Result<(), String> {

@@ -227,9 +227,8 @@ impl Settings {
         options
     }
 
-    /// Returns what can be set of a camera with this `sensor`, where that is known.
-    pub(in crate::video) fn controls(&self, sensor: Option<&str>) -> Vec<Control> {
-        let has_lens = sensor.is_some_and(|sensor| WITH_LENS.contains(&sensor));
+    /// Returns what can be set of a camera whose lens can be moved, or not.
+    pub(in crate::video) fn controls(&self, has_lens: bool) -> Vec<Control> {
         let all = KNOWN.iter().zip(&self.values);
         all.filter(|(known, _)| has_lens || !known.needs_lens)
             .filter_map(|(known, value)| Some(self.control(known, (*value)?)))
@@ -342,6 +341,11 @@ fn menu(words: &[(i32, &str, &str)]) -> Vec<MenuItem> {
     words.iter().map(item).collect()
 }
 
+/// Returns whether the program can move the lens before this sensor.
+pub(in crate::video) fn has_lens(sensor: &str) -> bool {
+    WITH_LENS.contains(&sensor)
+}
+
 /// Returns the sensor that a line of the program names as the one it uses:
 /// `… INFO RPI vc4.cpp:630 Sensor: /base/soc/i2c0mux/i2c@1/imx708@1a - Selected sensor format: …`
 pub(in crate::video) fn sensor(line: &str) -> Option<&str> {
@@ -365,7 +369,7 @@ mod tests {
     }
 
     fn find(settings: &Settings, id: ControlId) -> Option<Control> {
-        let all = settings.controls(Some("imx708"));
+        let all = settings.controls(true);
         all.into_iter().find(|control| control.id == id)
     }
 
@@ -453,14 +457,14 @@ mod tests {
     #[test]
     fn focus_is_for_sensors_behind_a_lens_that_moves() {
         let mut settings = settings("");
-        let ids = |settings: &Settings, sensor| {
-            let all = settings.controls(sensor);
-            all.iter().map(|control| control.id).collect::<Vec<_>>()
+        let has = |settings: &Settings, has_lens, id| {
+            let all = settings.controls(has_lens);
+            all.iter().any(|control| control.id == id)
         };
         let focus = ControlId::FocusAbsolute;
-        assert!(!ids(&settings, None).contains(&focus));
-        assert!(!ids(&settings, Some("imx219")).contains(&focus));
-        assert!(ids(&settings, Some("imx708")).contains(&focus));
+        assert!(has_lens("imx708") && !has_lens("imx219"));
+        assert!(!has(&settings, false, focus));
+        assert!(has(&settings, true, focus));
         assert!(find(&settings, focus).unwrap().inactive);
 
         settings.set(ControlId::FocusAutomaticContinuous, 0);
@@ -487,7 +491,7 @@ mod tests {
     #[test]
     fn they_are_in_the_order_in_which_they_are_shown_and_restored() {
         assert!(KNOWN.is_sorted_by_key(|known| known.id));
-        for control in settings("").controls(Some("imx708")) {
+        for control in settings("").controls(true) {
             assert_eq!(
                 control.check(control.default.into()).ok(),
                 (!control.inactive).then_some(control.value)

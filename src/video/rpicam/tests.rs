@@ -379,10 +379,19 @@ fn what_is_set_starts_the_program_anew_and_the_picture_goes_on() {
 fn settings_that_are_restored_are_there_from_the_first_picture_on() {
     let stand_in = StandIn::running(OBEYS);
     let mut source = Rpicam::open(&stand_in.config).unwrap();
-    source.set_control(ControlId::Brightness, 50).unwrap();
+    let set = [
+        (ControlId::Brightness, 50),
+        (ControlId::FocusAutomaticContinuous, 0),
+        (ControlId::FocusAbsolute, 25),
+    ];
+    for (id, value) in set {
+        assert!(source.control(id).unwrap().can_be_reset());
+        source.set_control(id, value).unwrap();
+    }
     next(&mut source);
     let arguments = stand_in.note("arguments").unwrap();
-    assert!(arguments.contains("--brightness=0.5"), "{arguments}");
+    let expected = "--brightness=0.5 --autofocus-mode=manual --lens-position=2.5";
+    assert!(arguments.contains(expected), "{arguments}");
     assert_eq!(stand_in.note("starts").unwrap().lines().count(), 1);
     let deadline = clock::now() + LIMIT;
     while source.control(ControlId::FocusAbsolute).is_none() {
