@@ -278,6 +278,54 @@ async fn a_camera_that_was_switched_off_is_said_to_be_off_in_a_picture() {
     until(&mut viewer, "it is told", video("live")).await;
 }
 
+#[tokio::test]
+#[cfg_attr(
+    any(target_arch = "aarch64", target_arch = "arm"),
+    ignore = "an emulated processor takes seconds for pictures of this size"
+)]
+async fn a_csi_camera_is_set_while_its_picture_goes_on_and_stays_so_when_it_was_away() {
+    let camera = Unpluggable::new();
+    let demo = Demo::configured(&["--video", "csi"], &camera.config());
+    let (mut viewer, mut frames) = with_frames(&demo).await;
+    until(&mut viewer, "it is told", is_set("brightness", 0)).await;
+    let brighter = Control::SetControl {
+        control: "brightness",
+        value: 50,
+    };
+    assert_eq!(reply(&viewer, brighter).await.value, Some(50));
+    let deadline = clock::now() + Duration::from_secs(20);
+    loop {
+        assert_eq!(reply(&viewer, Control::RequestKeyframe).await.error, None);
+        let unit = wait_for(&mut frames, |_| true).await;
+        assert!(!is_notice(&unit), "it goes on");
+        if is_bright(&unit) {
+            break;
+        }
+        assert!(clock::now() < deadline, "it is as it was set");
+    }
+    assert_eq!(camera.starts(), 2);
+    let is_live = viewer
+        .seen()
+        .state
+        .as_ref()
+        .is_some_and(|s| s.video == "live");
+    assert!(is_live, "nobody was told that it is away");
+
+    camera.unplug();
+    wait_for(&mut frames, is_notice).await;
+    camera.plug();
+    let first = wait_for(&mut frames, |unit| !is_notice(unit)).await;
+    assert!(is_bright(&first), "from the first picture on");
+    until(&mut viewer, "it is told", is_set("brightness", 50)).await;
+}
+
+/// Whether the middle of a picture is bright.
+fn is_bright(unit: &AccessUnit) -> bool {
+    let picture = openh264::decode(&unit.data).expect("a keyframe");
+    let middle = picture.width * (picture.height + 1) / 2;
+    picture.bytes.get(middle).is_some_and(|luma| *luma > 160)
+}
+
 /// A viewer whose frames come out of the channel.
 async fn with_frames(demo: &Demo) -> (Viewer, mpsc::Receiver<AccessUnit>) {
     let (sender, frames) = mpsc::channel(1_024);
@@ -327,8 +375,9 @@ impl Unpluggable {
         let camera = Self { directory };
         let script = format!(
             "#!/bin/sh\ncd {}\n[ -e plugged ] || exit 1\necho x >>starts\necho $$ >pid\n\
+             grey=x\ncase \"$*\" in *--brightness=0.5*) grey='\\310';; esac\n\
              while [ -e plugged ]; do\n\
-             [ -e hangs ] || head -c 46080 /dev/zero | tr '\\0' 'x'\n\
+             [ -e hangs ] || head -c 46080 /dev/zero | tr '\\0' $grey\n\
              sleep 0.05\ndone\nexit 1\n",
             camera.directory.path().display()
         );

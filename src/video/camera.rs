@@ -95,6 +95,7 @@ impl Camera {
         };
         let identity = identity.ok_or_else(|| refused("no video (it is no camera)".to_owned()))?;
         let kind = usable_queue(&identity).map_err(|problem| refused(problem.to_owned()))?;
+        device.follow_signal()?;
         let offers = device.formats(kind);
         let wanted = Size {
             width: config.width,
@@ -415,7 +416,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "camera /dev/null offers no video (it is no camera), but this program takes H264, \
-             YUYV, NV12, YU12 or MJPG"
+             YUYV, UYVY, NV12, YU12 or MJPG"
         );
     }
 }

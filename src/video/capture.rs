@@ -265,8 +265,9 @@ impl Capture {
             self.desk.serve(source, &self.runtime, clock::now());
             let Some(unit) = source.next()? else {
                 let silence = last_picture.map(|at| clock::now().saturating_duration_since(at));
-                if is_live && silence.is_some_and(|silence| silence >= tolerated_silence(&settings))
-                {
+                let is_silent =
+                    silence.is_some_and(|silence| silence >= tolerated_silence(&settings));
+                if is_live && is_silent && !source.is_restarting() {
                     is_live = false;
                     let reason = format!("camera {} sends no pictures", source.identity());
                     self.wait(notice::SILENT, reason);

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::csi::{self, Line, LogBudget};
+use super::csi::{self, Line, LogBudget, settings};
 use crate::clock;
 
 /// How long a program may take to end by itself, then when it is asked to, then when it is killed.
@@ -27,12 +27,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Most bytes of a line that are kept while its end is waited for; the rest is the next line.
 const MOST_BYTES_OF_LINE: u64 = 4_096;
 
+/// What of a program's words is kept.
+#[derive(Debug, Default)]
+struct Said {
+    last_complaint: Option<String>,
+    sensor: Option<String>,
+}
+
 /// A program that was started.
 #[derive(Debug)]
 pub(super) struct Running {
     /// Gone once it is reaped.
     child: Option<Child>,
-    last_complaint: Arc<Mutex<Option<String>>>,
+    said: Arc<Mutex<Said>>,
     log: Option<JoinHandle<()>>,
 }
 
@@ -65,7 +72,7 @@ impl Running {
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let mut running = Self {
             child: Some(child),
-            last_complaint: Arc::default(),
+            said: Arc::default(),
             log: None,
         };
         let (Some(stdout), Some(stderr)) = (stdout, stderr) else {
@@ -73,17 +80,24 @@ impl Running {
         };
         let name = program.file_name().unwrap_or_default().to_string_lossy();
         let name = name.into_owned();
-        let last_complaint = Arc::clone(&running.last_complaint);
+        let said = Arc::clone(&running.said);
         // Ends when the pipe does, which the program and its children hold.
         let log = thread::Builder::new().name("video-child".to_owned());
-        running.log = Some(log.spawn(move || log_lines(&name, stderr, &last_complaint))?);
+        running.log = Some(log.spawn(move || log_lines(&name, stderr, &said))?);
         Ok((running, stdout))
     }
 
     /// Returns the last thing that the program complained of.
     pub(super) fn last_complaint(&self) -> Option<String> {
-        let last = self.last_complaint.lock();
-        last.unwrap_or_else(PoisonError::into_inner).clone()
+        let said = self.said.lock();
+        let said = said.unwrap_or_else(PoisonError::into_inner);
+        said.last_complaint.clone()
+    }
+
+    /// Returns the sensor that the program says it uses.
+    pub(super) fn sensor(&self) -> Option<String> {
+        let said = self.said.lock();
+        said.unwrap_or_else(PoisonError::into_inner).sensor.clone()
     }
 
     /// Waits a little for a program that is about to end, and ends it otherwise; returns how it ended,
@@ -163,7 +177,7 @@ fn ends_within(child: &Child, limit: Duration) -> bool {
 }
 
 /// Passes on what a program writes to its standard error output, until it is closed.
-fn log_lines(program: &str, stderr: ChildStderr, last_complaint: &Mutex<Option<String>>) {
+fn log_lines(program: &str, stderr: ChildStderr, said: &Mutex<Said>) {
     let mut reader = BufReader::new(stderr);
     let mut budget = LogBudget::default();
     let mut bytes = Vec::new();
@@ -181,11 +195,13 @@ fn log_lines(program: &str, stderr: ChildStderr, last_complaint: &Mutex<Option<S
         if kind == Line::Noise {
             continue;
         }
-        if kind == Line::Complaint {
-            let mut last = last_complaint
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            *last = Some(line.clone());
+        let sensor = settings::sensor(&line).map(str::to_owned);
+        if kind == Line::Complaint || sensor.is_some() {
+            let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+            if kind == Line::Complaint {
+                said.last_complaint = Some(line.clone());
+            }
+            said.sensor = sensor.or(said.sensor.take());
         }
         match (budget.admit(clock::now()), kind) {
             (Some(left_out), Line::Complaint) => {

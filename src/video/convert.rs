@@ -1,6 +1,6 @@
 //! Raw camera pictures → I420, the one layout the encoder takes.
 //!
-//! YUYV 4:2:2 (two rows of chroma are averaged into one), NV12 (chroma is pulled apart) and I420
+//! YUYV and UYVY 4:2:2 (two rows of chroma are averaged into one), NV12 (chroma is pulled apart) and I420
 //! itself (borrowed as it is). Row strides are honoured. Values are left alone: limited and full
 //! range pass through. MJPEG is left out. Pure.
 
@@ -107,6 +107,8 @@ impl<'a> I420<'a> {
 pub enum RawFormat {
     /// `YUYV`: Y0 U Y1 V.
     Yuyv,
+    /// `UYVY`: U Y0 V Y1.
+    Uyvy,
     /// `NV12`: Y, then U and V interleaved.
     Nv12,
     /// `YU12`: Y, U, V.
@@ -142,12 +144,19 @@ impl Converter {
         let (width, height) = (self.width, self.height);
         match self.format {
             RawFormat::I420 => I420::in_one_block(width, height, raw, self.stride),
-            RawFormat::Yuyv => {
+            RawFormat::Yuyv | RawFormat::Uyvy => {
                 if !Plane::new(raw, self.stride).holds(width * 2, height) {
                     return None;
                 }
                 self.converted.resize(width * height * 3 / 2, 0);
-                yuyv_to_i420(raw, self.stride, width, &mut self.converted, height);
+                let (out, stride) = (&mut self.converted, self.stride);
+                if self.format == RawFormat::Yuyv {
+                    let (u, v) = (|[_, u, _, _]: [u8; 4]| u, |[_, _, _, v]: [u8; 4]| v);
+                    packed_to_i420(raw, stride, width, out, |[y, _]| y, u, v);
+                } else {
+                    let (u, v) = (|[u, _, _, _]: [u8; 4]| u, |[_, _, v, _]: [u8; 4]| v);
+                    packed_to_i420(raw, stride, width, out, |[_, y]| y, u, v);
+                }
                 I420::in_one_block(width, height, &self.converted, width)
             }
             RawFormat::Nv12 => {
@@ -166,7 +175,17 @@ impl Converter {
     }
 }
 
-fn yuyv_to_i420(raw: &[u8], stride: usize, width: usize, out: &mut [u8], height: usize) {
+/// `of_two` picks luma out of two bytes, `u_of_four` and `v_of_four` chroma out of those of two pixels.
+fn packed_to_i420(
+    raw: &[u8],
+    stride: usize,
+    width: usize,
+    out: &mut [u8],
+    of_two: impl Fn([u8; 2]) -> u8,
+    u_of_four: impl Fn([u8; 4]) -> u8,
+    v_of_four: impl Fn([u8; 4]) -> u8,
+) {
+    let height = out.len() * 2 / 3 / width;
     let (y, chroma) = out.split_at_mut(width * height);
     let (u, v) = chroma.split_at_mut(width * height / 4);
     let chroma_rows = u
@@ -178,16 +197,22 @@ fn yuyv_to_i420(raw: &[u8], stride: usize, width: usize, out: &mut [u8], height:
         let (y_upper, y_lower) = luma.split_at_mut(width);
         // One pass per plane over fixed-size chunks: that is what the compiler vectorizes.
         for (row, y) in [(upper, y_upper), (lower, y_lower)] {
-            for ([luma, _], y) in row.as_chunks().0.iter().zip(y) {
-                *y = *luma;
+            for (pair, y) in row.as_chunks().0.iter().zip(y) {
+                *y = of_two(*pair);
             }
         }
-        let pairs = || upper.as_chunks().0.iter().zip(lower.as_chunks().0);
-        for (([_, a, _, _], [_, b, _, _]), u) in pairs().zip(u) {
-            *u = a.midpoint(*b);
+        let fours = || {
+            upper
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .zip(lower.as_chunks::<4>().0)
+        };
+        for ((above, below), u) in fours().zip(u) {
+            *u = u_of_four(*above).midpoint(u_of_four(*below));
         }
-        for (([_, _, _, a], [_, _, _, b]), v) in pairs().zip(v) {
-            *v = a.midpoint(*b);
+        for ((above, below), v) in fours().zip(v) {
+            *v = v_of_four(*above).midpoint(v_of_four(*below));
         }
     }
 }
@@ -231,6 +256,21 @@ mod tests {
     }
 
     #[test]
+    fn uyvy_is_the_same_with_chroma_first() {
+        let yuyv: Vec<u8> = (0..32).map(|i| i * 7).collect();
+        let uyvy: Vec<u8> = yuyv.chunks(2).flat_map(|two| [two[1], two[0]]).collect();
+        let converted = |format, raw: &[u8]| {
+            let mut converter = Converter::new(format, 4, 4, 8);
+            let planes = converter.convert(raw).unwrap().planes();
+            planes.map(|plane| plane.bytes().to_vec())
+        };
+        assert_eq!(
+            converted(RawFormat::Uyvy, &uyvy),
+            converted(RawFormat::Yuyv, &yuyv)
+        );
+    }
+
+    #[test]
     fn a_last_row_without_its_padding_is_a_whole_picture() {
         let raw = [9; 10 + 8];
         let mut converter = Converter::new(RawFormat::Yuyv, 4, 2, 10);
@@ -270,7 +310,12 @@ mod tests {
 
     #[test]
     fn a_buffer_that_is_too_short_is_no_picture() {
-        for format in [RawFormat::Yuyv, RawFormat::Nv12, RawFormat::I420] {
+        for format in [
+            RawFormat::Yuyv,
+            RawFormat::Uyvy,
+            RawFormat::Nv12,
+            RawFormat::I420,
+        ] {
             let mut converter = Converter::new(format, 64, 64, 128);
             for length in [0, 1, 128, 4_000] {
                 assert!(converter.convert(&vec![0; length]).is_none(), "{format:?}");

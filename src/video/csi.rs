@@ -10,6 +10,10 @@ use serde::Serialize;
 use super::inventory::OfferedSize;
 use crate::config::{self, CsiMode};
 
+pub(super) mod settings;
+
+use settings::Settings;
+
 /// The programs, in the order in which they are looked for.
 pub(super) const PROGRAMS: [&str; 2] = ["rpicam-vid", "libcamera-vid"];
 
@@ -26,8 +30,12 @@ const LONGEST_LINE: usize = 300;
 const MOST_LINES: u32 = 20;
 const LINES_EVERY: Duration = Duration::from_secs(10);
 
-/// Returns the command line for pictures of `config`, without the program.
-pub(super) fn arguments(config: &config::Video, version: Option<(u32, u32)>) -> Vec<String> {
+/// Returns the command line for pictures of `config` with these `settings`, without the program.
+pub(super) fn arguments(
+    config: &config::Video,
+    settings: &Settings,
+    version: Option<(u32, u32)>,
+) -> Vec<String> {
     let mut arguments: Vec<String> = [
         ("--nopreview", None),
         ("--timeout", Some(0)),
@@ -62,7 +70,7 @@ pub(super) fn arguments(config: &config::Video, version: Option<(u32, u32)>) -> 
             }
         }
     }
-    arguments.extend(config.csi.options.iter().cloned());
+    arguments.extend(settings.options());
     arguments.extend(["--output", "-"].map(str::to_owned));
     arguments
 }
@@ -235,7 +243,8 @@ mod tests {
     fn command(change: impl FnOnce(&mut config::Video), version: Option<(u32, u32)>) -> String {
         let mut config = config::Video::default();
         change(&mut config);
-        arguments(&config, version).join(" ")
+        let settings = Settings::new(&config.csi.options);
+        arguments(&config, &settings, version).join(" ")
     }
 
     #[test]
@@ -268,7 +277,7 @@ mod tests {
             None,
         );
         assert!(
-            command.ends_with("yuv420 --hflip --awb indoor --output -"),
+            command.ends_with("yuv420 --awb=indoor --hflip --output -"),
             "{command}"
         );
     }

@@ -80,9 +80,10 @@ impl CameraInfo {
         self.formats.iter().any(|f| f.fourcc == FourCc::H264)
     }
 
-    /// Whether this is where a CSI sensor behind libcamera delivers what it sees.
-    fn is_csi_receiver(&self) -> bool {
-        CSI_RECEIVERS.contains(&self.driver.as_str())
+    /// Whether this is where a CSI sensor behind libcamera delivers what it sees. Behind the same driver,
+    /// an HDMI receiver delivers pictures, and is a camera like any other.
+    fn is_bare_sensor(&self) -> bool {
+        CSI_RECEIVERS.contains(&self.driver.as_str()) && !self.is_usable()
     }
 }
 
@@ -156,7 +157,7 @@ fn automatic(cameras: &[CameraInfo], has_csi_program: bool) -> Option<(Found, St
     if let Some(camera) = usable().find(|camera| camera.delivers_h264()) {
         return Some((node(camera), "it delivers H264".to_owned()));
     }
-    let csi = cameras.iter().find(|camera| camera.is_csi_receiver());
+    let csi = cameras.iter().find(|camera| camera.is_bare_sensor());
     if csi.is_some() && has_csi_program {
         let because = "no camera delivers H264, and there is one on the CSI connector";
         return Some((Found::Csi, because.to_owned()));
@@ -325,6 +326,15 @@ mod tests {
             chosen(&cameras[1..2], true),
             "/dev/video1: it is the only one"
         );
+    }
+
+    #[test]
+    fn an_hdmi_receiver_on_the_csi_connector_is_no_camera_of_libcameras() {
+        let receiver = CameraInfo {
+            driver: "unicam".to_owned(),
+            ..camera(0, "unicam", &[b"RGB3", b"UYVY"])
+        };
+        assert_eq!(chosen(&[receiver], true), "/dev/video0: it is the only one");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::convert::RawFormat;
 
 /// What this program takes, for messages.
-pub(super) const WANTED: &str = "H264, YUYV, NV12, YU12 or MJPG";
+pub(super) const WANTED: &str = "H264, YUYV, UYVY, NV12, YU12 or MJPG";
 
 /// A four-character code of a pixel format, e.g. `YUYV`.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
@@ -43,6 +43,7 @@ impl FourCc {
     pub const fn raw_format(self) -> Option<RawFormat> {
         match &self.0 {
             b"YUYV" => Some(RawFormat::Yuyv),
+            b"UYVY" => Some(RawFormat::Uyvy),
             b"NV12" => Some(RawFormat::Nv12),
             b"YU12" => Some(RawFormat::I420),
             _ => None,
@@ -205,9 +206,10 @@ pub(super) fn choose(
 ) -> Option<Choice> {
     let rank = |fourcc: FourCc| match fourcc.raw_format() {
         Some(RawFormat::Yuyv) => 1,
-        Some(RawFormat::Nv12) => 2,
-        Some(RawFormat::I420) => 3,
-        None if fourcc.is_jpeg() => 4,
+        Some(RawFormat::Uyvy) => 2,
+        Some(RawFormat::Nv12) => 3,
+        Some(RawFormat::I420) => 4,
+        None if fourcc.is_jpeg() => 5,
         None => 0,
     };
     let choices = offers

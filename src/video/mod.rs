@@ -4,7 +4,7 @@
 //! |----------------|---------------------------------------------------------------|
 //! | `capture.rs`   | the thread that reads a source, packetizes and publishes      |
 //! | `camera.rs`    | source: a camera; native H.264 passed through, or raw pictures |
-//! | `rpicam.rs`    | source: a CSI camera by `rpicam-vid`, which `child.rs` runs; `csi.rs`: how it is asked |
+//! | `rpicam.rs`    | source: a CSI camera by `rpicam-vid`, which `child.rs` runs; `csi.rs`: how it is asked, `csi/settings.rs`: what can be set |
 //! | `raw_stream.rs`, `coded_stream.rs` | what comes through its pipe → pictures, access units |
 //! | `v4l2.rs`      | a V4L2 device, `v4l2/queue.rs` its buffers; `format.rs`: which of its formats |
 //! | `devices.rs`   | which cameras there are; `holder.rs`: who has one open        |
@@ -159,6 +159,11 @@ pub trait VideoSource: Send {
         Err(format!("it has no {id} to be set to {value}"))
     }
 
+    /// Returns whether it is silent because of what was set: it will be back in a moment.
+    fn is_restarting(&self) -> bool {
+        false
+    }
+
     /// Asks it to keep a copy of its next picture as it is before it is encoded; returns whether it has
     /// one then. Otherwise there are coded pictures alone.
     fn keep_next_picture(&mut self) -> bool {
@@ -220,6 +225,20 @@ pub enum VideoError {
         /// As configured.
         name: String,
     },
+    /// It is an input that somebody plugs something into, and nothing usable comes in.
+    #[error("camera {} receives no signal: {reason}", path.display())]
+    NoSignal {
+        /// The device node.
+        path: PathBuf,
+        /// What to look at.
+        reason: &'static str,
+    },
+    /// What comes into it is of another format now.
+    #[error("camera {} receives another signal than before", path.display())]
+    SignalChanged {
+        /// The device node.
+        path: PathBuf,
+    },
     /// The device delivers nothing.
     #[error("camera {} delivered no frame for {silent_for:?}", path.display())]
     Stalled {
@@ -280,6 +299,8 @@ impl VideoError {
             | Self::NoCamera { .. }
             | Self::Driver { .. }
             | Self::Missing { .. }
+            | Self::NoSignal { .. }
+            | Self::SignalChanged { .. }
             | Self::Stalled { .. }
             | Self::Program { .. }
             | Self::HardwareEncoder { .. }

@@ -107,6 +107,7 @@ pub(super) const fn headline(error: &VideoError, was_live: bool) -> &'static str
         VideoError::Busy { .. } => "Camera in use by another program",
         VideoError::Permission { .. } => "Camera may not be opened",
         VideoError::Stalled { .. } => SILENT,
+        VideoError::NoSignal { .. } | VideoError::SignalChanged { .. } => "No signal",
         VideoError::Format { .. } | VideoError::File { .. } => "Camera cannot be used",
         VideoError::Driver { .. }
         | VideoError::Program { .. }

@@ -2,7 +2,8 @@
 //!
 //! Raw pictures go into our encoder; its own H.264 costs less CPU, but comes without keyframes on
 //! demand. The child is in a process group of its own, dies with this process, and is always reaped.
-//! When it ends, hangs or is silent, the source fails, and is opened again like any camera.
+//! When it ends, hangs or is silent, the source fails, and is opened again like any camera. It takes
+//! settings when it starts: for others it is started anew, the encoder stays.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use super::child::{self, Running};
 use super::coded_stream::CodedStream;
 use super::csi::CsiCamera;
+use super::csi::settings::{self, Settings};
 use super::encoder::Encoder;
 use super::raw_stream::RawStream;
 use super::resume::Resume;
@@ -22,6 +24,7 @@ use super::still::{Keeper, Planes, Still};
 use super::{AccessUnit, VideoError, VideoSource, csi, poll};
 use crate::clock;
 use crate::config::{self, CsiMode};
+use crate::control::camera::{Control, ControlId};
 use crate::h264::access_unit;
 
 /// Longest wait for a picture in one call, so that the capture thread notices that it is to stop.
@@ -34,6 +37,13 @@ const PAUSE: Duration = Duration::from_millis(6);
 /// How long the program may deliver no picture. libcamera takes a second or two to start, and starts a sensor
 /// that stopped answering again by itself.
 const LONGEST_SILENCE: Duration = Duration::from_secs(5);
+
+/// How long settings must have stayed as they are before it is started anew for them: a slider that is
+/// being dragged changes them ten times a second.
+const SETTLED_AFTER: Duration = Duration::from_millis(350);
+
+/// How long it may be silent when it was started anew.
+const RESTARTS_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long it may take to say its version.
 const VERSION_WITHIN: Duration = Duration::from_secs(3);
@@ -48,11 +58,15 @@ const LIST_WITHIN: Duration = Duration::from_secs(5);
 /// Most bytes of what it prints when it is asked something.
 const MOST_BYTES_OF_ANSWER: usize = 16_384;
 
-/// A camera program that runs.
+/// A camera behind a program, which runs from the first picture that is asked for.
 pub(super) struct Rpicam {
     program: PathBuf,
-    child: Running,
-    stdout: ChildStdout,
+    version: Option<(u32, u32)>,
+    config: config::Video,
+    settings: Settings,
+    /// When they were changed last, if the program does not know.
+    set_at: Option<Instant>,
+    process: Option<Process>,
     output: Output,
     description: String,
     /// When the first bytes of the picture that is arriving came.
@@ -63,6 +77,16 @@ pub(super) struct Rpicam {
     skipped: u64,
     last_picture: Instant,
     kept: Keeper,
+}
+
+/// The program, while it runs.
+struct Process {
+    child: Running,
+    stdout: ChildStdout,
+    started_at: Instant,
+    has_delivered: bool,
+    /// It is not the first: pictures came before it.
+    is_anew: bool,
 }
 
 enum Output {
@@ -85,7 +109,7 @@ impl fmt::Debug for Rpicam {
 }
 
 impl Rpicam {
-    /// Starts the program. That it finds a camera shows in its pictures.
+    /// Finds the program. That it starts and finds a camera shows in its pictures.
     pub(super) fn open(config: &config::Video) -> Result<Self, VideoError> {
         let program = find_program(&config.csi.program).ok_or_else(|| VideoError::Program {
             program: program_name(&config.csi.program),
@@ -95,18 +119,13 @@ impl Rpicam {
             CsiMode::Raw => None,
             CsiMode::H264 => ask_version(&program),
         };
-        let failed = |error: io::Error| VideoError::Program {
-            program: program.display().to_string(),
-            reason: format!("cannot be started: {error}"),
-        };
         let (width, height) = (config.width, config.height);
-        let pixels = |n: u32| usize::try_from(n).unwrap_or_default();
         // The encoder first: pictures must not pile up while it is tried out.
         let (output, how) = match config.csi.mode {
             CsiMode::Raw => {
                 let encoder = Encoder::open(config, (width, height), config.fps);
                 let how = format!("encoded by {}", encoder.name());
-                let stream = RawStream::new(pixels(width), pixels(height));
+                let stream = raw_stream(config);
                 (Output::Raw { stream, encoder }, how)
             }
             CsiMode::H264 => (
@@ -119,9 +138,6 @@ impl Rpicam {
                 "passed through".to_owned(),
             ),
         };
-        let arguments = csi::arguments(config, version);
-        let (child, stdout) = Running::start(&program, &arguments).map_err(failed)?;
-        child::widen(&stdout, PIPE_BYTES);
         let name = program.file_name().unwrap_or_default().to_string_lossy();
         let (camera, fps) = (config.csi.camera, config.fps);
         Ok(Self {
@@ -129,8 +145,11 @@ impl Rpicam {
                 "CSI camera {camera} by {name} {width}x{height} at {fps} fps, {how}"
             ),
             program,
-            child,
-            stdout,
+            version,
+            config: config.clone(),
+            settings: Settings::new(&config.csi.options),
+            set_at: None,
+            process: None,
             output,
             begun_at: None,
             is_late: false,
@@ -141,13 +160,64 @@ impl Rpicam {
         })
     }
 
+    /// Starts the program where it does not run, and anew where other settings have settled.
+    fn keep_running(&mut self) -> Result<(), VideoError> {
+        let now = clock::now();
+        let has_settled = |at| now.saturating_duration_since(at) >= SETTLED_AFTER;
+        let mut is_anew = false;
+        if self.process.is_some() {
+            if !self.set_at.is_some_and(has_settled) {
+                return Ok(());
+            }
+            is_anew = true;
+            // Ends it: two cannot have the camera.
+            self.process = None;
+        }
+        self.start(is_anew)
+    }
+
+    fn start(&mut self, is_anew: bool) -> Result<(), VideoError> {
+        let arguments = csi::arguments(&self.config, &self.settings, self.version);
+        let started = Running::start(&self.program, &arguments);
+        let (child, stdout) =
+            started.map_err(|error| self.failed(&format!("cannot be started: {error}")))?;
+        child::widen(&stdout, PIPE_BYTES);
+        match &mut self.output {
+            Output::Raw { stream, .. } => *stream = raw_stream(&self.config),
+            Output::Coded {
+                stream,
+                ready,
+                resume,
+                ..
+            } => {
+                *stream = CodedStream::default();
+                ready.clear();
+                *resume = Resume::new();
+            }
+        }
+        self.begun_at = None;
+        self.set_at = None;
+        self.last_picture = clock::now();
+        self.process = Some(Process {
+            child,
+            stdout,
+            started_at: self.last_picture,
+            has_delivered: false,
+            is_anew,
+        });
+        Ok(())
+    }
+
     /// Reads once, where there is something; returns whether there was.
     fn read(&mut self, timeout: Duration) -> Result<bool, VideoError> {
-        let is_there = |timeout| poll::wait(self.stdout.as_raw_fd(), libc::POLLIN, timeout);
+        let Some(process) = &mut self.process else {
+            return Ok(false);
+        };
+        let is_there = |timeout| poll::wait(process.stdout.as_raw_fd(), libc::POLLIN, timeout);
         let unwaited = is_there(Duration::ZERO)
             .and_then(|now| Ok((now != 0, now != 0 || is_there(timeout)? != 0)));
         let (unwaited, is_there) =
-            unwaited.map_err(|e| self.failed(&format!("cannot be waited for: {e}")))?;
+            unwaited.map_err(|e| failure(&self.program, &format!("cannot be waited for: {e}")))?;
         if !is_there {
             return Ok(false);
         }
@@ -158,8 +228,8 @@ impl Rpicam {
             Output::Raw { stream, .. } => stream.space(),
             Output::Coded { scratch, .. } => scratch,
         };
-        let length = match self.stdout.read(space) {
-            Ok(0) => return Err(self.ended()),
+        let length = match process.stdout.read(space) {
+            Ok(0) => return self.handle_end().map(|()| false),
             Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
             Err(error) => return Err(self.failed(&format!("cannot be read: {error}"))),
@@ -238,32 +308,47 @@ impl Rpicam {
     }
 
     fn failed(&self, reason: &str) -> VideoError {
-        VideoError::Program {
-            program: self.program.display().to_string(),
-            reason: reason.to_owned(),
-        }
+        failure(&self.program, reason)
     }
 
-    /// The error of a program that ended by itself: its last words are the reason.
-    fn ended(&mut self) -> VideoError {
-        let status = self.child.end();
-        let words = self.child.last_complaint();
+    /// The program ended by itself: its last words are the reason. Where it may have been for what was
+    /// set, it is started once more without.
+    fn handle_end(&mut self) -> Result<(), VideoError> {
+        let Some(mut process) = self.process.take() else {
+            return Ok(());
+        };
+        let status = process.child.end();
+        let words = process.child.last_complaint();
         let status = status.map_or_else(|| "ended".to_owned(), |s| format!("ended ({s})"));
-        self.failed(&match words {
+        let reason = match words {
             Some(words) => format!("{status}: {words}"),
             None => status,
-        })
+        };
+        if !process.has_delivered && self.settings.reset() {
+            let camera = &self.description;
+            tracing::warn!(
+                camera,
+                reason,
+                "started again without what viewers have set"
+            );
+            return self.start(process.is_anew);
+        }
+        Err(self.failed(&reason))
     }
 }
 
 impl VideoSource for Rpicam {
     fn next(&mut self) -> Result<Option<AccessUnit>, VideoError> {
         let deadline = clock::now() + LONGEST_WAIT;
+        self.keep_running()?;
         loop {
             let unit = self.take()?;
             let now = clock::now();
             if unit.is_some() {
                 self.last_picture = now;
+                if let Some(process) = &mut self.process {
+                    process.has_delivered = true;
+                }
             }
             // Bytes may come without ever becoming a picture.
             if now.saturating_duration_since(self.last_picture) > LONGEST_SILENCE {
@@ -307,6 +392,40 @@ impl VideoSource for Rpicam {
         }
     }
 
+    fn identity(&self) -> String {
+        format!("CSI camera {}", self.config.csi.camera)
+    }
+
+    fn controls(&self) -> Vec<Control> {
+        let sensor = self.process.as_ref().and_then(|p| p.child.sensor());
+        let has_lens = sensor.is_some_and(|sensor| settings::has_lens(&sensor));
+        self.settings.controls(has_lens)
+    }
+
+    fn control(&self, id: ControlId) -> Option<Control> {
+        // Before the program has said which sensor it is, what was set of it before is as good as known.
+        let controls = match self.process {
+            Some(_) => self.controls(),
+            None => self.settings.controls(true),
+        };
+        controls.into_iter().find(|control| control.id == id)
+    }
+
+    fn set_control(&mut self, id: ControlId, value: i32) -> Result<(), String> {
+        let is_new = self.settings.set(id, value);
+        if is_new.ok_or_else(|| format!("it has no {id}"))? && self.process.is_some() {
+            self.set_at = Some(clock::now());
+        }
+        Ok(())
+    }
+
+    fn is_restarting(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| {
+            let since = clock::now().saturating_duration_since(process.started_at);
+            process.is_anew && !process.has_delivered && since < RESTARTS_WITHIN
+        })
+    }
+
     fn keep_next_picture(&mut self) -> bool {
         let has_pictures = matches!(self.output, Output::Raw { .. });
         if has_pictures {
@@ -331,6 +450,18 @@ impl Drop for Rpicam {
             );
         }
     }
+}
+
+fn failure(program: &Path, reason: &str) -> VideoError {
+    VideoError::Program {
+        program: program.display().to_string(),
+        reason: reason.to_owned(),
+    }
+}
+
+fn raw_stream(config: &config::Video) -> RawStream {
+    let pixels = |n: u32| usize::try_from(n).unwrap_or_default();
+    RawStream::new(pixels(config.width), pixels(config.height))
 }
 
 /// Returns the program of the configuration, or the first of the usual ones that is there.

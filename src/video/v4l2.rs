@@ -2,7 +2,7 @@
 //!
 //! Kernel documentation, "Video Capture Interface", "Memory-to-Memory Stateful Video Encoder
 //! Interface" and "Single- and multi-planar APIs"; its buffers are in `queue`. The `v4l` crate lends
-//! its bindings alone. DMABUF and events are left out. Decisions are made in `camera` and
+//! its bindings alone. DMABUF is left out. Decisions are made in `camera` and
 //! `v4l2_encoder`.
 #![expect(
     unsafe_code,
@@ -25,6 +25,7 @@ use super::{VideoError, holder, poll};
 mod controls;
 pub(super) mod queue;
 mod request;
+mod signal;
 
 use request::{
     ENUM_FMT, ENUM_FRAMEINTERVALS, ENUM_FRAMESIZES, G_PARM, QUERYCAP, QUERYCTRL, Request, S_CTRL,

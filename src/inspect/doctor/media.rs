@@ -77,6 +77,9 @@ pub(super) fn camera(
         VideoError::Driver { .. } | VideoError::Stalled { .. } => {
             "unplug it and plug it in again; sudo dmesg | tail".to_owned()
         }
+        VideoError::NoSignal { path, .. } | VideoError::SignalChanged { path } => {
+            format!("v4l2-ctl -d {} --query-dv-timings", path.display())
+        }
         VideoError::File { .. } => "write another video.source".to_owned(),
         VideoError::Encoder(_) | VideoError::HardwareEncoder { .. } => {
             "write encoder = \"software\" into [video]".to_owned()

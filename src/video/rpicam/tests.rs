@@ -54,8 +54,11 @@ impl StandIn {
         Self { directory, config }
     }
 
+    /// Opens it, and has it run.
     fn open(&self) -> Rpicam {
-        Rpicam::open(&self.config).unwrap()
+        let mut source = Rpicam::open(&self.config).unwrap();
+        source.keep_running().unwrap();
+        source
     }
 
     fn note(&self, name: &str) -> Option<String> {
@@ -328,4 +331,92 @@ fn a_program_that_is_not_there_is_named_with_what_installs_it() {
         error,
         "camera program /nonexistent/rpicam-vid is not installed (`apt install rpicam-apps-lite`)"
     );
+}
+
+/// Pictures, each as bright as its program was started to make them.
+const OBEYS: &str = r#"
+echo x >>$(dirname $0)/starts
+case "$*" in *--brightness=0.5*) luma=y;; *) luma=x;; esac
+echo 'INFO RPI vc4.cpp:630 Sensor: /base/soc/i2c0mux/i2c@1/imx708@1a - Selected sensor format: a' >&2
+while true; do piece 12288 | tr '\0' $luma; sleep 0.03; done"#;
+
+#[test]
+fn what_is_set_starts_the_program_anew_and_the_picture_goes_on() {
+    let stand_in = StandIn::running(OBEYS);
+    let mut source = stand_in.open();
+    next(&mut source);
+    let first = stand_in.wait_for_note("pid");
+    for value in [10, 30, 50] {
+        source.set_control(ControlId::Brightness, value).unwrap();
+    }
+    assert_eq!(
+        source.control(ControlId::Brightness).unwrap().value,
+        50,
+        "it is told at once"
+    );
+    let deadline = clock::now() + LIMIT;
+    let mut last = clock::now();
+    while !stand_in
+        .note("arguments")
+        .unwrap()
+        .contains("--brightness=0.5")
+    {
+        assert!(clock::now() < deadline, "it is started anew");
+        if let Some(unit) = source.next().unwrap() {
+            assert!(unit.captured_at <= clock::now());
+            last = unit.captured_at;
+        }
+    }
+    assert_gone(&first);
+    assert_eq!(stand_in.note("starts").unwrap().lines().count(), 2, "once");
+    let unit = next(&mut source);
+    assert!(unit.captured_at > last);
+    assert_eq!(types(&unit), [1], "the encoder stays");
+    assert!(!source.is_restarting());
+}
+
+#[test]
+fn settings_that_are_restored_are_there_from_the_first_picture_on() {
+    let stand_in = StandIn::running(OBEYS);
+    let mut source = Rpicam::open(&stand_in.config).unwrap();
+    let set = [
+        (ControlId::Brightness, 50),
+        (ControlId::FocusAutomaticContinuous, 0),
+        (ControlId::FocusAbsolute, 25),
+    ];
+    for (id, value) in set {
+        assert!(source.control(id).unwrap().can_be_reset());
+        source.set_control(id, value).unwrap();
+    }
+    next(&mut source);
+    let arguments = stand_in.note("arguments").unwrap();
+    let expected = "--brightness=0.5 --autofocus-mode=manual --lens-position=2.5";
+    assert!(arguments.contains(expected), "{arguments}");
+    assert_eq!(stand_in.note("starts").unwrap().lines().count(), 1);
+    let deadline = clock::now() + LIMIT;
+    while source.control(ControlId::FocusAbsolute).is_none() {
+        assert!(clock::now() < deadline, "its sensor has a lens that moves");
+        next(&mut source);
+    }
+    assert!(source.set_control(ControlId::Gain, 1).is_err());
+}
+
+#[test]
+fn a_program_that_ends_for_what_was_set_is_started_without() {
+    let stand_in = StandIn::running(
+        r#"
+case "$*" in *--contrast*) echo "ERROR: unrecognised option '--contrast'" >&2; exit 255;; esac
+while true; do picture 128; sleep 0.03; done"#,
+    );
+    let mut source = stand_in.open();
+    next(&mut source);
+    source.set_control(ControlId::Contrast, 150).unwrap();
+    let deadline = clock::now() + LIMIT;
+    while source.control(ControlId::Contrast).unwrap().value != 100 {
+        assert!(clock::now() < deadline, "it is as it was");
+        source.next().unwrap();
+    }
+    next(&mut source);
+    let arguments = stand_in.note("arguments").unwrap();
+    assert!(!arguments.contains("contrast"), "{arguments}");
 }

@@ -12,7 +12,7 @@ use super::request::{G_CTRL, QUERYCTRL, QUERYMENU, S_CTRL, zeroed};
 use super::{Device, text};
 use crate::control::camera::{Control, ControlId, ControlKind, MAX_MENU_ITEMS, MenuItem};
 
-const CONTROLS: [(ControlId, u32); 31] = [
+const CONTROLS: [(ControlId, u32); 33] = [
     (ControlId::Brightness, sys::V4L2_CID_BRIGHTNESS),
     (ControlId::Contrast, sys::V4L2_CID_CONTRAST),
     (ControlId::Saturation, sys::V4L2_CID_SATURATION),
@@ -37,8 +37,16 @@ const CONTROLS: [(ControlId, u32); 31] = [
     ),
     (ControlId::Exposure, sys::V4L2_CID_EXPOSURE),
     (
+        ControlId::AutoExposureBias,
+        sys::V4L2_CID_AUTO_EXPOSURE_BIAS,
+    ),
+    (
         ControlId::WhiteBalanceAutomatic,
         sys::V4L2_CID_AUTO_WHITE_BALANCE,
+    ),
+    (
+        ControlId::WhiteBalanceAutoPreset,
+        sys::V4L2_CID_AUTO_N_PRESET_WHITE_BALANCE,
     ),
     (ControlId::DoWhiteBalance, sys::V4L2_CID_DO_WHITE_BALANCE),
     (

@@ -99,9 +99,13 @@ impl Queue {
 
     /// Waits up to `timeout` for a filled buffer. Hand it back with [`Self::give_back`].
     pub(in crate::video) fn next(&self, timeout: Duration) -> Result<Option<Filled>, VideoError> {
-        let events = self.device.wait(libc::POLLIN, timeout)?;
+        let events = self.device.wait(libc::POLLIN | libc::POLLPRI, timeout)?;
         if events == 0 {
             return Ok(None);
+        }
+        if events & libc::POLLPRI != 0 && self.device.has_changed_signal() {
+            let path = self.path().to_owned();
+            return Err(VideoError::SignalChanged { path });
         }
         let filled = self.dequeue()?;
         // Nothing there although poll said so: with an error it would say so for ever.

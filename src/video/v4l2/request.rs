@@ -30,9 +30,25 @@ impl<T> Request<T> {
 
 /// Returns the code of an ioctl that the bindings lack (`_IOWR('V', number, T)`).
 const fn read_write<T>(number: vidioc::_IOC_TYPE) -> vidioc::_IOC_TYPE {
-    const BOTH_WAYS: vidioc::_IOC_TYPE = 3 << 30;
-    BOTH_WAYS | ((size_of::<T>() as vidioc::_IOC_TYPE) << 16) | (0x56 << 8) | number
+    code::<T>(3, number)
 }
+
+/// The same of one that only answers (`_IOR`), and of one that does not (`_IOW`).
+const fn read<T>(number: vidioc::_IOC_TYPE) -> vidioc::_IOC_TYPE {
+    code::<T>(2, number)
+}
+
+const fn write<T>(number: vidioc::_IOC_TYPE) -> vidioc::_IOC_TYPE {
+    code::<T>(1, number)
+}
+
+const fn code<T>(ways: vidioc::_IOC_TYPE, number: vidioc::_IOC_TYPE) -> vidioc::_IOC_TYPE {
+    (ways << 30) | ((size_of::<T>() as vidioc::_IOC_TYPE) << 16) | (0x56 << 8) | number
+}
+
+/// `struct v4l2_dv_timings`, which the bindings lack. It is only passed on.
+#[repr(C)]
+pub(super) struct DvTimings([u32; 33]);
 
 pub(super) const QUERYCAP: Request<sys::v4l2_capability> =
     Request::new(vidioc::VIDIOC_QUERYCAP, "VIDIOC_QUERYCAP");
@@ -71,6 +87,17 @@ pub(super) const STREAMON: Request<c_int> =
     Request::new(vidioc::VIDIOC_STREAMON, "VIDIOC_STREAMON");
 pub(super) const STREAMOFF: Request<c_int> =
     Request::new(vidioc::VIDIOC_STREAMOFF, "VIDIOC_STREAMOFF");
+
+pub(super) const QUERY_DV_TIMINGS: Request<DvTimings> =
+    Request::new(read::<DvTimings>(99), "VIDIOC_QUERY_DV_TIMINGS");
+pub(super) const S_DV_TIMINGS: Request<DvTimings> =
+    Request::new(read_write::<DvTimings>(87), "VIDIOC_S_DV_TIMINGS");
+pub(super) const SUBSCRIBE_EVENT: Request<sys::v4l2_event_subscription> = Request::new(
+    write::<sys::v4l2_event_subscription>(90),
+    "VIDIOC_SUBSCRIBE_EVENT",
+);
+pub(super) const DQEVENT: Request<sys::v4l2_event> =
+    Request::new(read::<sys::v4l2_event>(89), "VIDIOC_DQEVENT");
 
 /// A C struct for which zero is a value.
 ///
@@ -111,6 +138,12 @@ unsafe impl Zeroable for sys::v4l2_pix_format_mplane {}
 unsafe impl Zeroable for sys::v4l2_outputparm {}
 // SAFETY: as above.
 unsafe impl Zeroable for sys::v4l2_selection {}
+// SAFETY: as above.
+unsafe impl Zeroable for sys::v4l2_event_subscription {}
+// SAFETY: as above.
+unsafe impl Zeroable for sys::v4l2_event {}
+// SAFETY: as above.
+unsafe impl Zeroable for DvTimings {}
 
 pub(super) const fn zeroed<T: Zeroable>() -> T {
     // SAFETY: that is what `Zeroable` says.
