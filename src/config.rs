@@ -17,10 +17,12 @@ use crate::turn::url::{TurnUrl, stun_host};
 
 mod credentials;
 mod csi;
+mod format;
 mod talkback;
 
 pub use credentials::{Auth, Headers};
 pub use csi::{Csi, CsiMode};
+pub use format::CameraFormat;
 pub use talkback::{Duplex, Talkback};
 
 /// Everything that can be configured.
@@ -57,6 +59,8 @@ pub struct Video {
     pub fps: u32,
     /// Target of the encoder, in 1000 bit/s.
     pub bitrate_kbps: u32,
+    /// Which of a V4L2 camera's formats is taken.
+    pub format: CameraFormat,
     /// What encodes raw pictures: `auto`, `software`, or the path of a hardware encoder.
     pub encoder: String,
     /// The CSI camera behind libcamera.
@@ -238,6 +242,7 @@ impl Default for Video {
             height: 720,
             fps: 30,
             bitrate_kbps: 2_000,
+            format: CameraFormat::Auto,
             encoder: "auto".to_owned(),
             csi: Csi::default(),
         }

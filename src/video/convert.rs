@@ -1,8 +1,10 @@
-//! Raw camera pictures → I420, the one layout the encoder takes.
+//! Raw camera pictures → I420 in limited range, the one layout the encoder takes.
 //!
-//! YUYV 4:2:2 (two rows of chroma are averaged into one), NV12 (chroma is pulled apart) and I420
-//! itself (borrowed as it is). Row strides are honoured. Values are left alone: limited and full
-//! range pass through. MJPEG is left out. Pure.
+//! YUYV and UYVY 4:2:2 (two rows of chroma are averaged into one), NV12 (chroma is pulled apart) and
+//! I420 itself (borrowed as it is). Row strides are honoured. Samples of full range are brought into
+//! limited range. MJPEG is left out. Pure.
+
+use super::range;
 
 /// One plane of a picture: rows of `stride` bytes.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +102,21 @@ impl<'a> I420<'a> {
     pub const fn planes(&self) -> [Plane<'a>; 3] {
         self.planes
     }
+
+    /// Writes the planes to `out`, one behind the other and without padding; what was there is lost.
+    pub(super) fn copy_to(&self, out: &mut Vec<u8>) {
+        let (width, height) = (self.width, self.height);
+        let [y, u, v] = self.planes;
+        out.clear();
+        for (plane, columns, rows) in [
+            (y, width, height),
+            (u, width / 2, height / 2),
+            (v, width / 2, height / 2),
+        ] {
+            let lines = plane.bytes.chunks(plane.stride).take(rows);
+            lines.for_each(|line| out.extend_from_slice(line.get(..columns).unwrap_or_default()));
+        }
+    }
 }
 
 /// Layouts of raw pictures that are understood.
@@ -107,6 +124,8 @@ impl<'a> I420<'a> {
 pub enum RawFormat {
     /// `YUYV`: Y0 U Y1 V.
     Yuyv,
+    /// `UYVY`: U Y0 V Y1.
+    Uyvy,
     /// `NV12`: Y, then U and V interleaved.
     Nv12,
     /// `YU12`: Y, U, V.
@@ -120,7 +139,9 @@ pub struct Converter {
     width: usize,
     height: usize,
     stride: usize,
+    is_full_range: bool,
     converted: Vec<u8>,
+    limited: Vec<u8>,
 }
 
 impl Converter {
@@ -133,61 +154,111 @@ impl Converter {
             width: width & !1,
             height: height & !1,
             stride,
+            is_full_range: false,
             converted: Vec::new(),
+            limited: Vec::new(),
         }
+    }
+
+    /// The same, of pictures whose samples go from 0 to 255 if `is_full_range`.
+    #[must_use]
+    pub const fn of_range(mut self, is_full_range: bool) -> Self {
+        self.is_full_range = is_full_range;
+        self
+    }
+
+    /// Returns whether `raw` is long enough to hold a picture.
+    #[must_use]
+    pub fn holds(&self, raw: &[u8]) -> bool {
+        let (width, height) = (self.width, self.height);
+        match self.format {
+            RawFormat::I420 => I420::in_one_block(width, height, raw, self.stride).is_some(),
+            RawFormat::Yuyv | RawFormat::Uyvy => {
+                Plane::new(raw, self.stride).holds(width * 2, height)
+            }
+            RawFormat::Nv12 => self.halves(raw).is_some(),
+        }
+    }
+
+    /// Returns luma, and chroma, of NV12.
+    fn halves<'a>(&self, raw: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+        let (y, uv) = raw.split_at_checked(self.stride.checked_mul(self.height)?)?;
+        let is_long_enough = Plane::new(uv, self.stride).holds(self.width, self.height / 2);
+        is_long_enough.then_some((y, uv))
     }
 
     /// Returns the picture in `raw`, or `None` where `raw` is too short to hold one.
     pub fn convert<'a>(&'a mut self, raw: &'a [u8]) -> Option<I420<'a>> {
-        let (width, height) = (self.width, self.height);
-        match self.format {
-            RawFormat::I420 => I420::in_one_block(width, height, raw, self.stride),
-            RawFormat::Yuyv => {
-                if !Plane::new(raw, self.stride).holds(width * 2, height) {
-                    return None;
-                }
+        if !self.holds(raw) {
+            return None;
+        }
+        let (width, height, stride) = (self.width, self.height, self.stride);
+        let picture = match self.format {
+            RawFormat::I420 => I420::in_one_block(width, height, raw, stride)?,
+            RawFormat::Yuyv | RawFormat::Uyvy => {
+                let is_yuyv = self.format == RawFormat::Yuyv;
                 self.converted.resize(width * height * 3 / 2, 0);
-                yuyv_to_i420(raw, self.stride, width, &mut self.converted, height);
-                I420::in_one_block(width, height, &self.converted, width)
+                let out = &mut self.converted;
+                // One loop for each: the order of the samples is known where it is compiled.
+                if is_yuyv {
+                    let chroma = (|q: &[u8; 4]| q[1], |q: &[u8; 4]| q[3]);
+                    packed_to_i420(raw, stride, width, height, out, |pair| pair[0], chroma);
+                } else {
+                    let chroma = (|q: &[u8; 4]| q[0], |q: &[u8; 4]| q[2]);
+                    packed_to_i420(raw, stride, width, height, out, |pair| pair[1], chroma);
+                }
+                I420::in_one_block(width, height, &self.converted, width)?
             }
             RawFormat::Nv12 => {
-                let (y, uv) = raw.split_at_checked(self.stride.checked_mul(height)?)?;
-                if !Plane::new(uv, self.stride).holds(width, height / 2) {
-                    return None;
-                }
+                let (y, uv) = self.halves(raw)?;
                 self.converted.resize(width * height / 2, 0);
                 let (u, v) = self.converted.split_at_mut(width * height / 4);
-                split_chroma(uv, self.stride, width, u, v);
+                split_chroma(uv, stride, width, u, v);
                 let plane = |bytes| Plane::new(bytes, width / 2);
                 let (u, v) = (plane(&*u), plane(&*v));
-                I420::new(width, height, [Plane::new(y, self.stride), u, v])
+                I420::new(width, height, [Plane::new(y, stride), u, v])?
             }
+        };
+        if !self.is_full_range {
+            return Some(picture);
         }
+        picture.copy_to(&mut self.limited);
+        range::limit(&mut self.limited, width * height);
+        I420::in_one_block(width, height, &self.limited, width)
     }
 }
 
-fn yuyv_to_i420(raw: &[u8], stride: usize, width: usize, out: &mut [u8], height: usize) {
+/// Pulls rows of packed 4:2:2 apart; `luma` is the one of a pair of bytes, `u` and `v` those of four.
+fn packed_to_i420(
+    raw: &[u8],
+    stride: usize,
+    width: usize,
+    height: usize,
+    out: &mut [u8],
+    luma: impl Fn(&[u8; 2]) -> u8,
+    (u_of, v_of): (impl Fn(&[u8; 4]) -> u8, impl Fn(&[u8; 4]) -> u8),
+) {
     let (y, chroma) = out.split_at_mut(width * height);
     let (u, v) = chroma.split_at_mut(width * height / 4);
     let chroma_rows = u
         .chunks_exact_mut(width / 2)
         .zip(v.chunks_exact_mut(width / 2));
     let luma_rows = y.chunks_exact_mut(width * 2);
-    for ((two_rows, luma), (u, v)) in raw.chunks(stride * 2).zip(luma_rows).zip(chroma_rows) {
+    for ((two_rows, luma_row), (u, v)) in raw.chunks(stride * 2).zip(luma_rows).zip(chroma_rows) {
         let (upper, lower) = two_rows.split_at(stride.min(two_rows.len()));
-        let (y_upper, y_lower) = luma.split_at_mut(width);
+        let (y_upper, y_lower) = luma_row.split_at_mut(width);
         // One pass per plane over fixed-size chunks: that is what the compiler vectorizes.
         for (row, y) in [(upper, y_upper), (lower, y_lower)] {
-            for ([luma, _], y) in row.as_chunks().0.iter().zip(y) {
-                *y = *luma;
+            for (pair, y) in row.as_chunks().0.iter().zip(y) {
+                *y = luma(pair);
             }
         }
         let pairs = || upper.as_chunks().0.iter().zip(lower.as_chunks().0);
-        for (([_, a, _, _], [_, b, _, _]), u) in pairs().zip(u) {
-            *u = a.midpoint(*b);
+        for ((a, b), u) in pairs().zip(u) {
+            *u = u_of(a).midpoint(u_of(b));
         }
-        for (([_, _, _, a], [_, _, _, b]), v) in pairs().zip(v) {
-            *v = a.midpoint(*b);
+        for ((a, b), v) in pairs().zip(v) {
+            *v = v_of(a).midpoint(v_of(b));
         }
     }
 }
@@ -231,6 +302,37 @@ mod tests {
     }
 
     #[test]
+    fn uyvy_is_the_same_in_another_order() {
+        let raw = [
+            [100, 1, 200, 2, 50, 3, 60, 4, 0xee, 0xee],
+            [110, 5, 210, 6, 50, 7, 60, 8, 0xee, 0xee],
+        ]
+        .concat();
+        let mut converter = Converter::new(RawFormat::Uyvy, 4, 2, 10);
+        let [y, u, v] = converter.convert(&raw).unwrap().planes();
+        assert_eq!(rows(y, 4, 2), [[1, 2, 3, 4], [5, 6, 7, 8]]);
+        assert_eq!(rows(u, 2, 1), [[105, 50]]);
+        assert_eq!(rows(v, 2, 1), [[205, 60]]);
+    }
+
+    #[test]
+    fn full_range_is_brought_into_limited_range_whatever_the_layout() {
+        for (format, luma_first) in [
+            (RawFormat::Yuyv, [0, 128, 255, 128].repeat(4)),
+            (RawFormat::Uyvy, [128, 0, 128, 255].repeat(4)),
+            (RawFormat::Nv12, [[0, 255].repeat(8), vec![128; 8]].concat()),
+            (RawFormat::I420, [[0, 255].repeat(8), vec![128; 8]].concat()),
+        ] {
+            let packed = matches!(format, RawFormat::Yuyv | RawFormat::Uyvy);
+            let (width, height, stride) = if packed { (4, 2, 8) } else { (4, 4, 4) };
+            let mut converter = Converter::new(format, width, height, stride).of_range(true);
+            let [y, u, v] = converter.convert(&luma_first).unwrap().planes();
+            assert_eq!(rows(y, 4, 1), [[16, 235, 16, 235]], "{format:?}");
+            assert_eq!([rows(u, 2, 1), rows(v, 2, 1)], [[[128; 2]], [[128; 2]]]);
+        }
+    }
+
+    #[test]
     fn a_last_row_without_its_padding_is_a_whole_picture() {
         let raw = [9; 10 + 8];
         let mut converter = Converter::new(RawFormat::Yuyv, 4, 2, 10);
@@ -270,7 +372,8 @@ mod tests {
 
     #[test]
     fn a_buffer_that_is_too_short_is_no_picture() {
-        for format in [RawFormat::Yuyv, RawFormat::Nv12, RawFormat::I420] {
+        let formats = [RawFormat::Yuyv, RawFormat::Uyvy, RawFormat::Nv12];
+        for format in formats.into_iter().chain([RawFormat::I420]) {
             let mut converter = Converter::new(format, 64, 64, 128);
             for length in [0, 1, 128, 4_000] {
                 assert!(converter.convert(&vec![0; length]).is_none(), "{format:?}");

@@ -16,6 +16,7 @@ use super::child::{self, Running};
 use super::coded_stream::CodedStream;
 use super::csi::CsiCamera;
 use super::encoder::Encoder;
+use super::format::FourCc;
 use super::raw_stream::RawStream;
 use super::resume::Resume;
 use super::still::{Keeper, Planes, Still};
@@ -104,7 +105,7 @@ impl Rpicam {
         // The encoder first: pictures must not pile up while it is tried out.
         let (output, how) = match config.csi.mode {
             CsiMode::Raw => {
-                let encoder = Encoder::open(config, (width, height), config.fps);
+                let encoder = Encoder::open(config, (width, height), config.fps, FourCc::H264);
                 let how = format!("encoded by {}", encoder.name());
                 let stream = RawStream::new(pixels(width), pixels(height));
                 (Output::Raw { stream, encoder }, how)
