@@ -1,8 +1,8 @@
 //! A camera for tests and for trying things out without one:
-//! `loopback_camera DEVICE H264|MJPG WIDTH HEIGHT FPS EACH`
+//! `loopback_camera DEVICE H264|MJPG|YU12 WIDTH HEIGHT FPS EACH`
 //!
 //! Writes the test picture to a v4l2loopback node (`modprobe v4l2loopback exclusive_caps=1`), one
-//! access unit or JPEG picture per `write`, which is one buffer for whoever reads the node as a camera.
+//! access unit or picture per `write`, which is one buffer for whoever reads the node as a camera.
 //! Of H.264, each EACH-th picture is a keyframe; like many cameras, it makes none on demand. Of MJPEG,
 //! each EACH-th picture is cut short, as the USB bus does, and all lack their Huffman tables, as those
 //! of many cameras do. Ends when it is killed.
@@ -22,7 +22,7 @@ use v4l::{Device, Format, FourCC};
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [device, format, width, height, fps, each] = arguments.as_slice() else {
-        return Err("usage: loopback_camera DEVICE H264|MJPG WIDTH HEIGHT FPS EACH".into());
+        return Err("usage: loopback_camera DEVICE H264|MJPG|YU12 WIDTH HEIGHT FPS EACH".into());
     };
     let config = config::Video {
         source: "pattern".to_owned(),
@@ -38,10 +38,32 @@ fn main() -> Result<(), Box<dyn Error>> {
     raw.size = config.width * config.height * 3 / 2;
     node.set_format(&raw)?;
 
-    if format == "MJPG" {
-        mjpeg(&mut node, &config, each.parse()?)
-    } else {
-        h264(&mut node, &config, each.parse()?)
+    match format.as_str() {
+        "MJPG" => mjpeg(&mut node, &config, each.parse()?),
+        "YU12" => raw_pictures(&mut node, &config),
+        _ => h264(&mut node, &config, each.parse()?),
+    }
+}
+
+fn raw_pictures(node: &mut Device, config: &config::Video) -> Result<(), Box<dyn Error>> {
+    let (width, height) = (config.width.try_into()?, config.height.try_into()?);
+    let mut card = TestCard::new(width, height);
+    let mut due: Instant = clock::now();
+    loop {
+        std::thread::sleep(due.saturating_duration_since(clock::now()));
+        due += Duration::from_secs(1) / config.fps;
+        let picture = card.draw(clock::unix_time()).ok_or("no picture")?;
+        let [y, u, v] = picture.planes();
+        let sides = [
+            (y, width, height),
+            (u, width / 2, height / 2),
+            (v, width / 2, height / 2),
+        ];
+        let rows = sides.into_iter().flat_map(|(plane, columns, rows)| {
+            let lines = plane.bytes().chunks(plane.stride()).take(rows);
+            lines.filter_map(move |line| line.get(..columns))
+        });
+        node.write_all(&rows.collect::<Vec<_>>().concat())?;
     }
 }
 

@@ -10,7 +10,7 @@ use roomcam::config::{self, CsiMode};
 use roomcam::{clock, video};
 use tempfile::TempDir;
 
-use crate::support::conformance::{Figures, Promise, conforms, ends};
+use crate::support::conformance::{Figures, Promise, conforms, ends, goes_on};
 
 /// How old a picture may be on a machine that does much else, or that is emulated.
 const SLACK: Duration = Duration::from_secs(3);
@@ -112,6 +112,15 @@ fn a_camera_program_with_h264() {
         "while :; do for picture in *.h264; do cat $picture || exit; sleep 0.04; done; done";
     let config = stand_in(&directory, CsiMode::H264, endless);
     holds(&config, false);
+}
+
+#[test]
+fn a_camera_program_that_stutters_goes_on() {
+    let directory = TempDir::new().unwrap();
+    let stutters =
+        "while head -c 6000 /dev/zero; do sleep 0.02; head -c 6288 /dev/zero; sleep 0.05; done";
+    let config = stand_in(&directory, CsiMode::Raw, stutters);
+    assert_eq!(goes_on(&config, SLACK, 20, || {}), Ok(()));
 }
 
 #[test]

@@ -26,6 +26,8 @@ use crate::speaking::{MICROPHONE, TALK, tone_in, wait_for_notice};
 use crate::support::chromium::{Chromium, Setup};
 use crate::support::guest::{Guest, PATIENCE};
 
+mod cameras;
+
 pub(crate) const VIVID: &str =
     "vivid n_devs=1 node_types=0x1 num_inputs=1 input_types=0 vid_cap_nr=0";
 /// An input whose pictures are as large as what comes in.
@@ -169,31 +171,6 @@ async fn an_hdmi_input_follows_its_signal_and_says_where_there_is_none() {
     guest.run("v4l2-ctl -d /dev/video0 -c dv_timings=4 -c dv_timings_signal_mode=4");
     until(&mut viewer, "sees the other", is_of((720, 576))).await;
     viewer.leave().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the guest: scripts/test"]
-async fn an_encoder_like_the_pis_encodes_and_one_of_no_use_is_named_in_the_log() {
-    let mut guest = Guest::start(&[ENCODER, VIVID]).await;
-    let node =
-        guest.run("basename $(dirname $(grep -l stateful-encoder /sys/class/video4linux/*/name))");
-    let node = format!("/dev/{}", node.trim());
-    // Neither is a multiple of what the encoder rounds up to.
-    let report = guest.run(&format!(
-        "chroot /host {} {node} FWHT 332 182 40",
-        example("encode")
-    ));
-    let report: Value = serde_json::from_str(&report).expect("a report");
-    assert_eq!(report["pictures"], 40, "{report}");
-
-    guest.start_daemon(&format!(
-        "{}encoder = \"{node}\"\n{NO_SOUND}",
-        video("vivid")
-    ));
-    watch(&guest, &["--frames", "10"]);
-    let log = guest.log();
-    assert!(log.contains("does not turn YU12 into H264"), "{log}");
-    assert!(log.contains("encoded by OpenH264"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -508,22 +485,6 @@ async fn a_camera_that_is_switched_off_is_closed() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the guest: scripts/test"]
-async fn camera_and_microphone_are_closed_while_nobody_watches() {
-    let mut guest = Guest::start(&[VIVID, SOUND_CARD]).await;
-    guest.start_daemon(&format!(
-        "{}[audio]\nsource = \"auto\"\n[control]\nidle_timeout_s = 1",
-        video("/dev/video0")
-    ));
-    assert_eq!(guest.holders("/dev/video0").len(), 0);
-    let mut viewer = join(&guest).await;
-    until_more_frames(&mut viewer).await;
-    viewer.leave().await;
-    wait_until_closed(&mut guest);
-    guest.run_until_it_succeeds("grep -q closed /proc/asound/Loopback/pcm1c/sub0/hw_params");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the guest: scripts/test"]
 async fn sigterm_ends_it_in_two_seconds_with_a_viewer_and_open_devices() {
     let mut guest = Guest::start(&[VIVID, SOUND_CARD]).await;
     guest.start_daemon(&format!(
@@ -726,72 +687,6 @@ async fn the_doctor_gets_a_frame_and_sound_and_says_who_is_in_the_way() {
     until_more_frames(&mut viewer).await;
     viewer.leave().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the guest: scripts/test"]
-async fn real_devices_keep_the_facts_that_every_source_keeps() {
-    let mut guest = Guest::start(&[TWO_VIVIDS, LOOPBACK]).await;
-    guest.run(&conform("/dev/video0", "on-demand"));
-    guest.run(&conform("/dev/video1", "on-demand"));
-    for (format, each, promised) in [("H264", 15, "unasked"), ("MJPG", 0, "on-demand")] {
-        start_camera(&mut guest, format, each);
-        // It is a camera once its first picture was written.
-        guest.run_until_it_succeeds("v4l2-ctl -d /dev/video20 --info | grep -q 'Video Capture'");
-        guest.run(&conform("/dev/video20", promised));
-        guest.run("kill $(cat /run/camera.pid)");
-        guest.run_until_it_succeeds("! kill -0 $(cat /run/camera.pid)");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the guest: scripts/test"]
-async fn every_fault_of_a_device_is_an_error_after_which_it_is_opened_again() {
-    let mut guest = Guest::start(&[TWO_VIVIDS]).await;
-    let control = "v4l2-ctl -d /dev/video";
-    let is_ended_by = |guest: &mut Guest, node: u32, fault: &str| {
-        let watched = conform(&format!("/dev/video{node}"), "until-it-ends");
-        guest.run(&format!("{watched} >/run/ends 2>&1 &"));
-        guest.run_until_it_succeeds("grep -q live /run/ends");
-        guest.run(fault);
-        guest.run_until_it_succeeds("sed 1d /run/ends | grep .")
-    };
-    for node in [0, 1] {
-        let faults = [
-            (format!("{control}{node} -c disconnect=1"), "missing"),
-            (
-                format!("{control}{node} -c inject_fatal_streaming_error=1"),
-                "driver",
-            ),
-            (
-                format!("{control}{node} -c percentage_of_dropped_buffers=100"),
-                "stalled",
-            ),
-        ];
-        for (fault, expected) in faults {
-            let ended = is_ended_by(&mut guest, node, &fault);
-            assert_eq!(ended.trim(), expected, "{fault}");
-            guest.run(&format!(
-                "{control}{node} -c percentage_of_dropped_buffers=0"
-            ));
-        }
-    }
-    let unplugged = "echo vivid.0 >/sys/bus/platform/drivers/vivid/unbind";
-    assert_eq!(is_ended_by(&mut guest, 1, unplugged).trim(), "missing");
-}
-
-/// A single-planar camera and a multi-planar one.
-const TWO_VIVIDS: &str = "vivid n_devs=2 node_types=0x1,0x1 num_inputs=1,1 input_types=0,0 \
-                          vid_cap_nr=0,1 multiplanar=1,2";
-
-/// Returns the command that holds a camera to what is promised of it.
-fn conform(device: &str, promised: &str) -> String {
-    let program = example("conform");
-    format!("chroot /host {program} {device} 320 180 15 {promised} {SLACK_MS}")
-}
-
-/// How old a picture may be, beyond two frame times, where one emulated processor makes, decodes and encodes
-/// them: that none is older is shown where nothing is emulated.
-const SLACK_MS: u32 = 20_000;
 
 /// Runs the doctor in the guest; returns its exit code and its report.
 fn doctor(guest: &mut Guest, program: &str) -> (i32, Value) {

@@ -4,7 +4,7 @@
 
 use serde::Deserialize;
 
-use super::Csi;
+use super::{CameraFormat, Csi};
 
 /// `[video]`
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -20,6 +20,8 @@ pub struct Video {
     pub fps: u32,
     /// Target of the encoder, in 1000 bit/s.
     pub bitrate_kbps: u32,
+    /// Which of a V4L2 camera's formats is taken.
+    pub format: CameraFormat,
     /// What encodes raw pictures: `auto`, `software`, or the path of a hardware encoder.
     pub encoder: String,
     /// The CSI camera behind libcamera.
@@ -44,6 +46,7 @@ impl Default for Video {
             height: 720,
             fps: 30,
             bitrate_kbps: 2_000,
+            format: CameraFormat::Auto,
             encoder: "auto".to_owned(),
             csi: Csi::default(),
         }

@@ -1,7 +1,8 @@
 //! A V4L2 camera as a source: which format, passed through or encoded, when it counts as dead.
 //!
-//! H.264 from the camera is passed through, never decoded. Raw pictures are encoded straight from
-//! the driver's buffer where their layout allows; JPEG pictures are decoded first.
+//! H.264 from the camera is passed through, never decoded. Raw pictures stay where the camera's driver
+//! has put them if a hardware encoder can read them there; otherwise they are converted where their
+//! layout demands it. JPEG pictures are decoded first.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,14 +11,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::convert::{Converter, I420};
-use super::encoder::Encoder;
+use super::encoder::{self, Coding, Encoder};
 use super::format::{self, FourCc, Size};
 use super::mjpeg::Mjpeg;
 use super::resume::Resume;
+use super::sharing::{self, KEPT_BY_CAMERA};
 use super::still::{Keeper, Planes, Still};
-use super::v4l2::queue::Queue;
-use super::v4l2::{CodecControl, Device, Identity, Kind, Negotiated};
-use super::{AccessUnit, VideoError, VideoSource};
+use super::v4l2::queue::{Filled, Queue};
+use super::v4l2::{CodecControl, Device, Identity, Kind, Negotiated, Room};
+use super::{AccessUnit, VideoError, VideoSource, v4l2_encoder};
 use crate::control::camera::{Control, ControlId};
 use crate::h264::access_unit;
 use crate::{clock, config};
@@ -39,11 +41,19 @@ const GOP_UNASKED_S: u32 = 1;
 /// to spare for a late wake-up. More would only add latency when we are late.
 const BUFFERS: u32 = 4;
 
+/// The same where an encoder may read some of them: one more than it can hold and the camera needs, so
+/// that the newest picture is at hand.
+const BUFFERS_SHARED: u32 = v4l2_encoder::BUFFERS + KEPT_BY_CAMERA + 1;
+
 /// A camera that is open and streaming.
 #[derive(Debug)]
 pub(super) struct Camera {
-    queue: Queue,
+    // The encoder before the buffers that it may read.
     output: Output,
+    queue: Queue,
+    /// The numbers of the buffers that the encoder reads.
+    lent: Vec<u32>,
+    setup: Setup,
     description: String,
     identity: String,
     kept: Keeper,
@@ -51,6 +61,15 @@ pub(super) struct Camera {
     damaged: u64,
     skipped: u64,
     resume: Resume,
+}
+
+/// What an encoder was made for.
+#[derive(Debug)]
+struct Setup {
+    config: config::Video,
+    size: Size,
+    fps: u32,
+    coding: Coding,
 }
 
 #[derive(Debug)]
@@ -62,6 +81,33 @@ enum Output {
         pictures: Pictures,
         encoder: Encoder,
     },
+}
+
+/// What one buffer came to.
+struct Taken {
+    unit: Option<AccessUnit>,
+    /// What is wrong with its content.
+    damage: Option<String>,
+    /// The encoder reads it, and returns it when it is done.
+    is_lent: bool,
+}
+
+impl Taken {
+    const fn unit(unit: Option<AccessUnit>) -> Self {
+        Self {
+            unit,
+            damage: None,
+            is_lent: false,
+        }
+    }
+
+    fn damaged(what: impl Into<String>) -> Self {
+        Self {
+            unit: None,
+            damage: Some(what.into()),
+            is_lent: false,
+        }
+    }
 }
 
 /// How a buffer becomes a picture.
@@ -81,16 +127,31 @@ impl Pictures {
             Self::Jpeg(decoder) => decoder.decode(bytes).map_err(|damage| damage.to_string()),
         }
     }
+
+    /// Returns a copy of the picture in `bytes`.
+    fn still(&mut self, bytes: &[u8]) -> Option<Still> {
+        let picture = self.read(bytes).ok()?;
+        Some(Still::Picture(Planes::copy_of(&picture)))
+    }
+
+    /// Returns whether `bytes` are all of a raw picture.
+    fn is_whole(&self, bytes: &[u8]) -> bool {
+        matches!(self, Self::Raw(converter) if converter.holds(bytes))
+    }
 }
 
 impl Camera {
     /// Opens the device, negotiates and starts it.
-    pub(super) fn open(path: &Path, config: &config::Video) -> Result<Self, VideoError> {
+    pub(super) fn open(
+        path: &Path,
+        config: &config::Video,
+        coding: Coding,
+    ) -> Result<Self, VideoError> {
         let device = Device::open(path)?;
         let identity = device.identity().ok();
         let refused = |offered: String| VideoError::Format {
             path: path.to_owned(),
-            wanted: format::WANTED.to_owned(),
+            wanted: format::wanted(config.format).to_owned(),
             offered,
         };
         let identity = identity.ok_or_else(|| refused("no video (it is no camera)".to_owned()))?;
@@ -102,22 +163,43 @@ impl Camera {
             height: config.height,
         };
         let fastest = |choice| device.shortest_interval(choice).map(rounded_rate);
-        let choice = format::choose(&offers, wanted, config.fps, fastest)
+        let choice = format::choose(&offers, config.format, wanted, config.fps, fastest)
             .ok_or_else(|| refused(format::describe(&offers)))?;
-        let settled = device.set_format(kind, choice, 0)?;
+        let settled = device.set_format(kind, choice, Room::default())?;
         let frame_time = device.set_frame_rate(kind, config.fps);
         let fps = frame_time.map_or(config.fps, rounded_rate);
-        let output = output(&device, settled, fps, config).ok_or_else(|| {
-            refused(format!(
-                "{} when asked for {}",
-                settled.fourcc, choice.fourcc
-            ))
-        })?;
+        let unusable = || {
+            let (settled, asked) = (settled.fourcc, choice.fourcc);
+            refused(format!("{settled} when asked for {asked}"))
+        };
+        let is_passed_through = settled.fourcc == FourCc::H264;
+        let pictures = if is_passed_through {
+            None
+        } else {
+            Some(pictures(settled).ok_or_else(unusable)?)
+        };
+        let may_share = !is_passed_through
+            && sharing::obstacle(&settled).is_none()
+            && encoder::has_hardware(config, coding);
+        let buffers = if may_share { BUFFERS_SHARED } else { BUFFERS };
+        let keyframes_on_demand = is_passed_through && set_up_coding(&device, fps, config);
+        let queue = Queue::allocate(&Arc::new(device), kind, buffers)?;
+        let output = match pictures {
+            None => Output::PassedThrough {
+                keyframes_on_demand,
+            },
+            Some(pictures) => Output::Encoded {
+                pictures,
+                encoder: Encoder::open_for_camera(config, settled, fps, &queue, coding),
+            },
+        };
         let how = match &output {
             Output::PassedThrough { .. } => "passed through".to_owned(),
+            Output::Encoded { encoder, .. } if encoder.is_sharing() => {
+                format!("encoded by {} without a copy", encoder.name())
+            }
             Output::Encoded { encoder, .. } => format!("encoded by {}", encoder.name()),
         };
-        let queue = Queue::allocate(&Arc::new(device), kind, BUFFERS)?;
         queue.give_all()?;
         queue.start()?;
         let (card, fourcc, size) = (&identity.card, settled.fourcc, settled.size);
@@ -125,8 +207,15 @@ impl Camera {
             description: format!("{card} {fourcc} {size} at {fps} fps, {how}"),
             identity: format!("{card} ({})", identity.bus),
             kept: Keeper::default(),
-            queue,
             output,
+            queue,
+            lent: Vec::new(),
+            setup: Setup {
+                config: config.clone(),
+                size,
+                fps,
+                coding,
+            },
             last_picture: clock::now(),
             damaged: 0,
             skipped: 0,
@@ -135,9 +224,7 @@ impl Camera {
     }
 
     fn take(&mut self) -> Result<Option<AccessUnit>, VideoError> {
-        if let Output::Encoded { encoder, .. } = &mut self.output
-            && let Some(unit) = encoder.take_ready()?
-        {
+        if let Some(unit) = self.take_ready()? {
             return Ok(Some(unit));
         }
         let Some(mut filled) = self.queue.next(LONGEST_WAIT)? else {
@@ -152,44 +239,17 @@ impl Camera {
                 self.skipped += 1;
             }
         }
-        let captured_at = filled.captured_at;
-        let raw = self.queue.bytes(&filled);
-        let mut damage = None;
-        let unit = match &mut self.output {
-            _ if filled.is_damaged => {
-                damage = Some("marked by the driver".to_owned());
-                Ok(None)
-            }
-            // What some UVC cameras send while they start.
-            _ if raw.is_empty() => {
-                damage = Some("empty".to_owned());
-                Ok(None)
-            }
-            Output::PassedThrough { .. } => Ok(Some(AccessUnit {
-                data: Bytes::copy_from_slice(raw),
-                captured_at,
-            })),
-            Output::Encoded { pictures, encoder } => {
-                let is_jpeg = matches!(pictures, Pictures::Jpeg(_));
-                match pictures.read(raw) {
-                    Ok(picture) => {
-                        self.kept.offer(|| {
-                            if is_jpeg {
-                                Still::Jpeg(Bytes::copy_from_slice(raw))
-                            } else {
-                                Still::Picture(Planes::copy_of(&picture))
-                            }
-                        });
-                        encoder.encode(&picture, captured_at)
-                    }
-                    Err(reason) => {
-                        damage = Some(reason);
-                        Ok(None)
-                    }
-                }
-            }
-        };
-        self.queue.give_back(filled)?;
+        let Taken {
+            unit,
+            damage,
+            is_lent,
+        } = self.read(&filled)?;
+        if is_lent {
+            self.lent.push(filled.index);
+        } else {
+            self.queue.give_back(filled)?;
+        }
+        self.take_back()?;
         let is_damaged = damage.is_some();
         if let Some(reason) = damage {
             self.damaged += 1;
@@ -201,11 +261,123 @@ impl Camera {
                 );
             }
         }
-        let unit = unit?;
         Ok(match self.output {
             Output::PassedThrough { .. } => self.decodable(unit, is_damaged),
             Output::Encoded { .. } => unit,
         })
+    }
+
+    /// Returns what the encoder has made of earlier pictures.
+    fn take_ready(&mut self) -> Result<Option<AccessUnit>, VideoError> {
+        let Output::Encoded { encoder, .. } = &mut self.output else {
+            return Ok(None);
+        };
+        let ready = match encoder.take_ready() {
+            Err(error) if encoder.is_sharing() => {
+                self.copy_from_now_on(&error.to_string())?;
+                None
+            }
+            ready => ready?,
+        };
+        self.take_back()?;
+        Ok(ready)
+    }
+
+    /// Gives the camera the buffers that the encoder has done with.
+    fn take_back(&mut self) -> Result<(), VideoError> {
+        let Output::Encoded { encoder, .. } = &mut self.output else {
+            return Ok(());
+        };
+        let Some(encoder) = encoder.sharing() else {
+            return Ok(());
+        };
+        while let Some(index) = encoder.take_done() {
+            self.lent.retain(|lent| *lent != index);
+            self.queue.give(index)?;
+        }
+        Ok(())
+    }
+
+    /// The encoder failed with pictures in the camera's buffers, or would: it gets copies, if it still works.
+    fn copy_from_now_on(&mut self, reason: &str) -> Result<(), VideoError> {
+        let Output::Encoded { encoder, .. } = &mut self.output else {
+            return Ok(());
+        };
+        tracing::warn!(
+            camera = self.description,
+            reason,
+            "pictures are copied to the encoder from now on"
+        );
+        let Setup {
+            config,
+            size,
+            fps,
+            coding,
+        } = &self.setup;
+        encoder.close();
+        *encoder = Encoder::open(config, (size.width, size.height), *fps, coding.coded);
+        for index in self.lent.drain(..) {
+            self.queue.give(index)?;
+        }
+        Ok(())
+    }
+
+    /// Makes an access unit of a buffer, now or later.
+    fn read(&mut self, filled: &Filled) -> Result<Taken, VideoError> {
+        let captured_at = filled.captured_at;
+        let raw = self.queue.bytes(filled);
+        if filled.is_damaged {
+            return Ok(Taken::damaged("marked by the driver"));
+        }
+        // What some UVC cameras send while they start.
+        if raw.is_empty() {
+            return Ok(Taken::damaged("empty"));
+        }
+        let Output::Encoded { pictures, encoder } = &mut self.output else {
+            return Ok(Taken::unit(Some(AccessUnit {
+                data: Bytes::copy_from_slice(raw),
+                captured_at,
+            })));
+        };
+        if let Some(encoder) = encoder.sharing() {
+            if !pictures.is_whole(raw) {
+                return Ok(Taken::damaged("cut short"));
+            }
+            if self.kept.is_asked()
+                && let Some(still) = pictures.still(raw)
+            {
+                self.kept.offer(|| still);
+            }
+            // The encoder reads from the first byte on.
+            let reason = if filled.start > 0 {
+                "the camera puts something before its pictures".to_owned()
+            } else {
+                match encoder.encode_shared(filled.index, captured_at) {
+                    Ok(unit) => {
+                        return Ok(Taken {
+                            is_lent: true,
+                            ..Taken::unit(unit)
+                        });
+                    }
+                    Err(error) => error.to_string(),
+                }
+            };
+            self.copy_from_now_on(&reason)?;
+            return Ok(Taken::unit(None));
+        }
+        let is_jpeg = matches!(pictures, Pictures::Jpeg(_));
+        let picture = match pictures.read(raw) {
+            Ok(picture) => picture,
+            Err(damage) => return Ok(Taken::damaged(damage)),
+        };
+        self.kept.offer(|| {
+            if is_jpeg {
+                Still::Jpeg(Bytes::copy_from_slice(raw))
+            } else {
+                Still::Picture(Planes::copy_of(&picture))
+            }
+        });
+        Ok(Taken::unit(encoder.encode(&picture, captured_at)?))
     }
 
     /// Returns what of a passed-through stream can be shown, and asks for what cannot.
@@ -338,56 +510,41 @@ pub(super) const fn usable_queue(identity: &Identity) -> Result<Kind, &'static s
     }
 }
 
-/// Prepares the way from what the device settled on to H.264, or `None` where there is none.
-fn output(
-    device: &Device,
-    settled: Negotiated,
-    fps: u32,
-    config: &config::Video,
-) -> Option<Output> {
-    if settled.fourcc == FourCc::H264 {
-        let keyframes_on_demand = device.has_control(CodecControl::ForceKeyframe);
-        let gop_s = if keyframes_on_demand {
-            GOP_ON_DEMAND_S
-        } else {
-            GOP_UNASKED_S
-        };
-        let gop = gop_s.saturating_mul(fps);
-        for (control, value) in [
-            (
-                CodecControl::Bitrate,
-                config.bitrate_kbps.saturating_mul(1_000),
-            ),
-            (CodecControl::RepeatHeaders, 1),
-            (CodecControl::PrependHeaders, 1),
-            (CodecControl::BFrames, 0),
-            (CodecControl::GopSize, gop),
-            (CodecControl::IPeriod, gop),
-        ] {
-            device.set_control(control, value);
-        }
-        return Some(Output::PassedThrough {
-            keyframes_on_demand,
-        });
+/// Sets a camera up whose own H.264 is passed through; returns whether it makes keyframes on demand.
+fn set_up_coding(device: &Device, fps: u32, config: &config::Video) -> bool {
+    let keyframes_on_demand = device.has_control(CodecControl::ForceKeyframe);
+    let gop_s = if keyframes_on_demand {
+        GOP_ON_DEMAND_S
+    } else {
+        GOP_UNASKED_S
+    };
+    let gop = gop_s.saturating_mul(fps);
+    for (control, value) in [
+        (
+            CodecControl::Bitrate,
+            config.bitrate_kbps.saturating_mul(1_000),
+        ),
+        (CodecControl::RepeatHeaders, 1),
+        (CodecControl::PrependHeaders, 1),
+        (CodecControl::BFrames, 0),
+        (CodecControl::GopSize, gop),
+        (CodecControl::IPeriod, gop),
+    ] {
+        device.set_control(control, value);
     }
+    keyframes_on_demand
+}
+
+/// Returns how buffers of what the device settled on become pictures, or `None` where they do not.
+fn pictures(settled: Negotiated) -> Option<Pictures> {
     let pixels = |n| usize::try_from(n).unwrap_or_default();
     let (width, height) = (pixels(settled.size.width), pixels(settled.size.height));
-    let pictures = if settled.fourcc.is_jpeg() {
-        Pictures::Jpeg(Mjpeg::new(width, height))
-    } else {
-        let format = settled.fourcc.raw_format()?;
-        Pictures::Raw(Converter::new(
-            format,
-            width,
-            height,
-            pixels(settled.stride),
-        ))
-    };
-    let size = (settled.size.width, settled.size.height);
-    Some(Output::Encoded {
-        pictures,
-        encoder: Encoder::open(config, size, fps),
-    })
+    if settled.fourcc.is_jpeg() {
+        return Some(Pictures::Jpeg(Mjpeg::new(width, height)));
+    }
+    let format = settled.fourcc.raw_format()?;
+    let converter = Converter::new(format, width, height, pixels(settled.stride));
+    Some(Pictures::Raw(converter.of_range(settled.is_full_range)))
 }
 
 /// Returns frames per second, at least one: 33.367 ms are 30.
@@ -410,9 +567,14 @@ mod tests {
         assert_eq!(rate(0), 1_000_000_000, "no division by zero");
     }
 
+    fn open(path: &str) -> Result<Camera, VideoError> {
+        let config = config::Video::default();
+        Camera::open(Path::new(path), &config, Coding::default())
+    }
+
     #[test]
     fn a_node_that_is_no_camera_is_refused_by_name() {
-        let error = Camera::open(Path::new("/dev/null"), &config::Video::default()).unwrap_err();
+        let error = open("/dev/null").unwrap_err();
         assert_eq!(
             error.to_string(),
             "camera /dev/null offers no video (it is no camera), but this program takes H264, \

@@ -1,8 +1,10 @@
-//! Raw camera pictures → I420, the one layout the encoder takes.
+//! Raw camera pictures → I420 in limited range, the one layout the encoder takes.
 //!
-//! YUYV and UYVY 4:2:2 (two rows of chroma are averaged into one), NV12 (chroma is pulled apart) and I420
-//! itself (borrowed as it is). Row strides are honoured. Values are left alone: limited and full
-//! range pass through. MJPEG is left out. Pure.
+//! YUYV and UYVY 4:2:2 (two rows of chroma are averaged into one), NV12 (chroma is pulled apart) and
+//! I420 itself (borrowed as it is). Row strides are honoured. Samples of full range are brought into
+//! limited range. MJPEG is left out. Pure.
+
+use super::range;
 
 /// One plane of a picture: rows of `stride` bytes.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +102,21 @@ impl<'a> I420<'a> {
     pub const fn planes(&self) -> [Plane<'a>; 3] {
         self.planes
     }
+
+    /// Writes the planes to `out`, one behind the other and without padding; what was there is lost.
+    pub(super) fn copy_to(&self, out: &mut Vec<u8>) {
+        let (width, height) = (self.width, self.height);
+        let [y, u, v] = self.planes;
+        out.clear();
+        for (plane, columns, rows) in [
+            (y, width, height),
+            (u, width / 2, height / 2),
+            (v, width / 2, height / 2),
+        ] {
+            let lines = plane.bytes.chunks(plane.stride).take(rows);
+            lines.for_each(|line| out.extend_from_slice(line.get(..columns).unwrap_or_default()));
+        }
+    }
 }
 
 /// Layouts of raw pictures that are understood.
@@ -122,7 +139,9 @@ pub struct Converter {
     width: usize,
     height: usize,
     stride: usize,
+    is_full_range: bool,
     converted: Vec<u8>,
+    limited: Vec<u8>,
 }
 
 impl Converter {
@@ -135,84 +154,111 @@ impl Converter {
             width: width & !1,
             height: height & !1,
             stride,
+            is_full_range: false,
             converted: Vec::new(),
+            limited: Vec::new(),
         }
+    }
+
+    /// The same, of pictures whose samples go from 0 to 255 if `is_full_range`.
+    #[must_use]
+    pub const fn of_range(mut self, is_full_range: bool) -> Self {
+        self.is_full_range = is_full_range;
+        self
+    }
+
+    /// Returns whether `raw` is long enough to hold a picture.
+    #[must_use]
+    pub fn holds(&self, raw: &[u8]) -> bool {
+        let (width, height) = (self.width, self.height);
+        match self.format {
+            RawFormat::I420 => I420::in_one_block(width, height, raw, self.stride).is_some(),
+            RawFormat::Yuyv | RawFormat::Uyvy => {
+                Plane::new(raw, self.stride).holds(width * 2, height)
+            }
+            RawFormat::Nv12 => self.halves(raw).is_some(),
+        }
+    }
+
+    /// Returns luma, and chroma, of NV12.
+    fn halves<'a>(&self, raw: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+        let (y, uv) = raw.split_at_checked(self.stride.checked_mul(self.height)?)?;
+        let is_long_enough = Plane::new(uv, self.stride).holds(self.width, self.height / 2);
+        is_long_enough.then_some((y, uv))
     }
 
     /// Returns the picture in `raw`, or `None` where `raw` is too short to hold one.
     pub fn convert<'a>(&'a mut self, raw: &'a [u8]) -> Option<I420<'a>> {
-        let (width, height) = (self.width, self.height);
-        match self.format {
-            RawFormat::I420 => I420::in_one_block(width, height, raw, self.stride),
+        if !self.holds(raw) {
+            return None;
+        }
+        let (width, height, stride) = (self.width, self.height, self.stride);
+        let picture = match self.format {
+            RawFormat::I420 => I420::in_one_block(width, height, raw, stride)?,
             RawFormat::Yuyv | RawFormat::Uyvy => {
-                if !Plane::new(raw, self.stride).holds(width * 2, height) {
-                    return None;
-                }
+                let is_yuyv = self.format == RawFormat::Yuyv;
                 self.converted.resize(width * height * 3 / 2, 0);
-                let (out, stride) = (&mut self.converted, self.stride);
-                if self.format == RawFormat::Yuyv {
-                    let (u, v) = (|[_, u, _, _]: [u8; 4]| u, |[_, _, _, v]: [u8; 4]| v);
-                    packed_to_i420(raw, stride, width, out, |[y, _]| y, u, v);
+                let out = &mut self.converted;
+                // One loop for each: the order of the samples is known where it is compiled.
+                if is_yuyv {
+                    let chroma = (|q: &[u8; 4]| q[1], |q: &[u8; 4]| q[3]);
+                    packed_to_i420(raw, stride, width, height, out, |pair| pair[0], chroma);
                 } else {
-                    let (u, v) = (|[u, _, _, _]: [u8; 4]| u, |[_, _, v, _]: [u8; 4]| v);
-                    packed_to_i420(raw, stride, width, out, |[_, y]| y, u, v);
+                    let chroma = (|q: &[u8; 4]| q[0], |q: &[u8; 4]| q[2]);
+                    packed_to_i420(raw, stride, width, height, out, |pair| pair[1], chroma);
                 }
-                I420::in_one_block(width, height, &self.converted, width)
+                I420::in_one_block(width, height, &self.converted, width)?
             }
             RawFormat::Nv12 => {
-                let (y, uv) = raw.split_at_checked(self.stride.checked_mul(height)?)?;
-                if !Plane::new(uv, self.stride).holds(width, height / 2) {
-                    return None;
-                }
+                let (y, uv) = self.halves(raw)?;
                 self.converted.resize(width * height / 2, 0);
                 let (u, v) = self.converted.split_at_mut(width * height / 4);
-                split_chroma(uv, self.stride, width, u, v);
+                split_chroma(uv, stride, width, u, v);
                 let plane = |bytes| Plane::new(bytes, width / 2);
                 let (u, v) = (plane(&*u), plane(&*v));
-                I420::new(width, height, [Plane::new(y, self.stride), u, v])
+                I420::new(width, height, [Plane::new(y, stride), u, v])?
             }
+        };
+        if !self.is_full_range {
+            return Some(picture);
         }
+        picture.copy_to(&mut self.limited);
+        range::limit(&mut self.limited, width * height);
+        I420::in_one_block(width, height, &self.limited, width)
     }
 }
 
-/// `of_two` picks luma out of two bytes, `u_of_four` and `v_of_four` chroma out of those of two pixels.
+/// Pulls rows of packed 4:2:2 apart; `luma` is the one of a pair of bytes, `u` and `v` those of four.
 fn packed_to_i420(
     raw: &[u8],
     stride: usize,
     width: usize,
+    height: usize,
     out: &mut [u8],
-    of_two: impl Fn([u8; 2]) -> u8,
-    u_of_four: impl Fn([u8; 4]) -> u8,
-    v_of_four: impl Fn([u8; 4]) -> u8,
+    luma: impl Fn(&[u8; 2]) -> u8,
+    (u_of, v_of): (impl Fn(&[u8; 4]) -> u8, impl Fn(&[u8; 4]) -> u8),
 ) {
-    let height = out.len() * 2 / 3 / width;
     let (y, chroma) = out.split_at_mut(width * height);
     let (u, v) = chroma.split_at_mut(width * height / 4);
     let chroma_rows = u
         .chunks_exact_mut(width / 2)
         .zip(v.chunks_exact_mut(width / 2));
     let luma_rows = y.chunks_exact_mut(width * 2);
-    for ((two_rows, luma), (u, v)) in raw.chunks(stride * 2).zip(luma_rows).zip(chroma_rows) {
+    for ((two_rows, luma_row), (u, v)) in raw.chunks(stride * 2).zip(luma_rows).zip(chroma_rows) {
         let (upper, lower) = two_rows.split_at(stride.min(two_rows.len()));
-        let (y_upper, y_lower) = luma.split_at_mut(width);
+        let (y_upper, y_lower) = luma_row.split_at_mut(width);
         // One pass per plane over fixed-size chunks: that is what the compiler vectorizes.
         for (row, y) in [(upper, y_upper), (lower, y_lower)] {
             for (pair, y) in row.as_chunks().0.iter().zip(y) {
-                *y = of_two(*pair);
+                *y = luma(pair);
             }
         }
-        let fours = || {
-            upper
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .zip(lower.as_chunks::<4>().0)
-        };
-        for ((above, below), u) in fours().zip(u) {
-            *u = u_of_four(*above).midpoint(u_of_four(*below));
+        let pairs = || upper.as_chunks().0.iter().zip(lower.as_chunks().0);
+        for ((a, b), u) in pairs().zip(u) {
+            *u = u_of(a).midpoint(u_of(b));
         }
-        for ((above, below), v) in fours().zip(v) {
-            *v = v_of_four(*above).midpoint(v_of_four(*below));
+        for ((a, b), v) in pairs().zip(v) {
+            *v = v_of(a).midpoint(v_of(b));
         }
     }
 }
@@ -256,18 +302,34 @@ mod tests {
     }
 
     #[test]
-    fn uyvy_is_the_same_with_chroma_first() {
-        let yuyv: Vec<u8> = (0..32).map(|i| i * 7).collect();
-        let uyvy: Vec<u8> = yuyv.chunks(2).flat_map(|two| [two[1], two[0]]).collect();
-        let converted = |format, raw: &[u8]| {
-            let mut converter = Converter::new(format, 4, 4, 8);
-            let planes = converter.convert(raw).unwrap().planes();
-            planes.map(|plane| plane.bytes().to_vec())
-        };
-        assert_eq!(
-            converted(RawFormat::Uyvy, &uyvy),
-            converted(RawFormat::Yuyv, &yuyv)
-        );
+    fn uyvy_is_the_same_in_another_order() {
+        let raw = [
+            [100, 1, 200, 2, 50, 3, 60, 4, 0xee, 0xee],
+            [110, 5, 210, 6, 50, 7, 60, 8, 0xee, 0xee],
+        ]
+        .concat();
+        let mut converter = Converter::new(RawFormat::Uyvy, 4, 2, 10);
+        let [y, u, v] = converter.convert(&raw).unwrap().planes();
+        assert_eq!(rows(y, 4, 2), [[1, 2, 3, 4], [5, 6, 7, 8]]);
+        assert_eq!(rows(u, 2, 1), [[105, 50]]);
+        assert_eq!(rows(v, 2, 1), [[205, 60]]);
+    }
+
+    #[test]
+    fn full_range_is_brought_into_limited_range_whatever_the_layout() {
+        for (format, luma_first) in [
+            (RawFormat::Yuyv, [0, 128, 255, 128].repeat(4)),
+            (RawFormat::Uyvy, [128, 0, 128, 255].repeat(4)),
+            (RawFormat::Nv12, [[0, 255].repeat(8), vec![128; 8]].concat()),
+            (RawFormat::I420, [[0, 255].repeat(8), vec![128; 8]].concat()),
+        ] {
+            let packed = matches!(format, RawFormat::Yuyv | RawFormat::Uyvy);
+            let (width, height, stride) = if packed { (4, 2, 8) } else { (4, 4, 4) };
+            let mut converter = Converter::new(format, width, height, stride).of_range(true);
+            let [y, u, v] = converter.convert(&luma_first).unwrap().planes();
+            assert_eq!(rows(y, 4, 1), [[16, 235, 16, 235]], "{format:?}");
+            assert_eq!([rows(u, 2, 1), rows(v, 2, 1)], [[[128; 2]], [[128; 2]]]);
+        }
     }
 
     #[test]
@@ -310,12 +372,8 @@ mod tests {
 
     #[test]
     fn a_buffer_that_is_too_short_is_no_picture() {
-        for format in [
-            RawFormat::Yuyv,
-            RawFormat::Uyvy,
-            RawFormat::Nv12,
-            RawFormat::I420,
-        ] {
+        let formats = [RawFormat::Yuyv, RawFormat::Uyvy, RawFormat::Nv12];
+        for format in formats.into_iter().chain([RawFormat::I420]) {
             let mut converter = Converter::new(format, 64, 64, 128);
             for length in [0, 1, 128, 4_000] {
                 assert!(converter.convert(&vec![0; length]).is_none(), "{format:?}");

@@ -6,8 +6,10 @@ use std::time::Instant;
 use super::convert::I420;
 use super::format::{FourCc, Size};
 use super::openh264::OpenH264;
-use super::v4l2_encoder::{Settings, V4l2Encoder};
-use super::{AccessUnit, VideoError, devices};
+use super::v4l2::Negotiated;
+use super::v4l2::queue::Queue;
+use super::v4l2_encoder::{Lender, Settings, V4l2Encoder};
+use super::{AccessUnit, VideoError, devices, sharing};
 use crate::config;
 
 /// An encoder of pictures of one size.
@@ -17,27 +19,34 @@ pub(super) enum Encoder {
     Hardware(Box<V4l2Encoder>),
 }
 
+/// What becomes of a camera's pictures.
+#[derive(Clone, Copy, Debug)]
+pub struct Coding {
+    /// The coded format: H.264, but for tests.
+    pub coded: FourCc,
+    /// Whether the encoder may read pictures in the camera's buffers.
+    pub may_share: bool,
+}
+
+impl Default for Coding {
+    fn default() -> Self {
+        Self {
+            coded: FourCc::H264,
+            may_share: true,
+        }
+    }
+}
+
 impl Encoder {
     /// Returns the encoder that the configuration names, or the best there is. Where that is not what
     /// somebody would expect, the log says why.
-    pub(super) fn open(config: &config::Video, (width, height): (u32, u32), fps: u32) -> Self {
-        let bitrate_bps = config.bitrate_kbps.saturating_mul(1_000);
-        let settings = Settings {
-            coded: FourCc::H264,
-            size: Size {
-                width: width & !1,
-                height: height & !1,
-            },
-            fps,
-            bitrate_bps,
-        };
-        let software = || Self::Software(OpenH264::new(fps, bitrate_bps));
-        let path = match config.encoder.as_str() {
-            "software" => return software(),
-            "auto" => devices::encoder(FourCc::H264),
-            path => Some(PathBuf::from(path)),
-        };
-        let Some(path) = path else {
+    pub(super) fn open(config: &config::Video, size: (u32, u32), fps: u32, coded: FourCc) -> Self {
+        let settings = settings(config, size, fps, coded);
+        let software = || Self::Software(OpenH264::new(fps, settings.bitrate_bps));
+        if config.encoder == "software" {
+            return software();
+        }
+        let Some(path) = hardware(config, coded) else {
             tracing::info!(
                 reason = "no hardware encoder",
                 "pictures are encoded in software"
@@ -53,6 +62,53 @@ impl Encoder {
                 software()
             }
         }
+    }
+
+    /// The same for the pictures that come through `queue`, of which none may be with the camera yet. The
+    /// hardware reads them in the camera's buffers where it can; the log says which way they take, and why.
+    pub(super) fn open_for_camera(
+        config: &config::Video,
+        pictures: Negotiated,
+        fps: u32,
+        queue: &Queue,
+        coding: Coding,
+    ) -> Self {
+        let size = (pictures.size.width, pictures.size.height);
+        let reason = match share(config, pictures, fps, queue, coding) {
+            Ok(encoder) => {
+                let encoder = Self::Hardware(Box::new(encoder));
+                tracing::info!(
+                    encoder = encoder.name(),
+                    "the encoder reads pictures in the camera's buffers"
+                );
+                return encoder;
+            }
+            Err(reason) => reason,
+        };
+        let encoder = Self::open(config, size, fps, coding.coded);
+        if let Self::Hardware(_) = encoder {
+            let encoder = encoder.name();
+            tracing::info!(encoder, reason, "pictures are copied to the encoder");
+        }
+        encoder
+    }
+
+    /// Returns the hardware that reads pictures in the camera's buffers, if it is that.
+    pub(super) fn sharing(&mut self) -> Option<&mut V4l2Encoder> {
+        match self {
+            Self::Hardware(encoder) if encoder.is_sharing() => Some(encoder),
+            _ => None,
+        }
+    }
+
+    /// Lets go of the hardware, of which one instance at a time is all that some have.
+    pub(super) fn close(&mut self) {
+        *self = Self::Software(OpenH264::new(1, 1));
+    }
+
+    /// Whether the hardware reads pictures in the camera's buffers.
+    pub(super) fn is_sharing(&self) -> bool {
+        matches!(self, Self::Hardware(encoder) if encoder.is_sharing())
     }
 
     /// Returns its name, for people.
@@ -99,4 +155,61 @@ impl Encoder {
             Self::Hardware(encoder) => encoder.set_bitrate(bits_per_second),
         }
     }
+}
+
+/// Returns whether pictures of a camera might go to hardware, by the configuration and what there is.
+pub(super) fn has_hardware(config: &config::Video, coding: Coding) -> bool {
+    hardware(config, coding.coded).is_some()
+}
+
+fn hardware(config: &config::Video, coded: FourCc) -> Option<PathBuf> {
+    match config.encoder.as_str() {
+        "software" => None,
+        "auto" => devices::encoder(coded),
+        path => Some(PathBuf::from(path)),
+    }
+}
+
+fn settings(
+    config: &config::Video,
+    (width, height): (u32, u32),
+    fps: u32,
+    coded: FourCc,
+) -> Settings {
+    Settings {
+        coded,
+        size: Size {
+            width: width & !1,
+            height: height & !1,
+        },
+        fps,
+        bitrate_bps: config.bitrate_kbps.saturating_mul(1_000),
+    }
+}
+
+/// Returns the encoder that reads the camera's buffers, or why there is none, in words.
+fn share(
+    config: &config::Video,
+    pictures: Negotiated,
+    fps: u32,
+    queue: &Queue,
+    coding: Coding,
+) -> Result<V4l2Encoder, String> {
+    if !coding.may_share {
+        return Err("they are to be".to_owned());
+    }
+    if let Some(obstacle) = sharing::obstacle(&pictures) {
+        return Err(obstacle);
+    }
+    let path = hardware(config, coding.coded).ok_or("no hardware encoder")?;
+    let size = (pictures.size.width, pictures.size.height);
+    let settings = settings(config, size, fps, coding.coded);
+    let encoder = queue.export().and_then(|buffers| {
+        let lender = Lender { pictures, buffers };
+        V4l2Encoder::open_sharing(&path, settings, &lender)
+    });
+    encoder.map_err(|error| match std::error::Error::source(&error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    })
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::convert::RawFormat;
+use crate::config::CameraFormat;
 
 /// What this program takes, for messages.
 pub(super) const WANTED: &str = "H264, YUYV, UYVY, NV12, YU12 or MJPG";
@@ -196,10 +197,37 @@ pub(super) struct Choice {
     pub(super) size: Size,
 }
 
-/// Returns what to take of `offers`, or `None` if nothing there is usable. `fastest` says how many
-/// pictures per second there are of a format and size, where that is known.
+/// Returns whether the configuration admits a format.
+const fn is_admitted(format: CameraFormat, fourcc: FourCc) -> bool {
+    match format {
+        CameraFormat::Auto => true,
+        CameraFormat::H264 => matches!(&fourcc.0, b"H264"),
+        CameraFormat::Mjpeg => fourcc.is_jpeg(),
+        CameraFormat::Yuyv => matches!(&fourcc.0, b"YUYV"),
+        CameraFormat::Uyvy => matches!(&fourcc.0, b"UYVY"),
+        CameraFormat::Nv12 => matches!(&fourcc.0, b"NV12"),
+        CameraFormat::Yu12 => matches!(&fourcc.0, b"YU12"),
+    }
+}
+
+/// Returns what would do, in words.
+pub(super) const fn wanted(format: CameraFormat) -> &'static str {
+    match format {
+        CameraFormat::Auto => WANTED,
+        CameraFormat::H264 => "H264 (video.format)",
+        CameraFormat::Mjpeg => "MJPG (video.format)",
+        CameraFormat::Yuyv => "YUYV (video.format)",
+        CameraFormat::Uyvy => "UYVY (video.format)",
+        CameraFormat::Nv12 => "NV12 (video.format)",
+        CameraFormat::Yu12 => "YU12 (video.format)",
+    }
+}
+
+/// Returns what to take of `offers`, or `None` if nothing there is usable, or is of the `format` that is
+/// configured. `fastest` says how many pictures per second there are of a format and size, where that is known.
 pub(super) fn choose(
     offers: &[FormatInfo],
+    format: CameraFormat,
     wanted: Size,
     fps: u32,
     fastest: impl Fn(Choice) -> Option<u32>,
@@ -214,7 +242,7 @@ pub(super) fn choose(
     };
     let choices = offers
         .iter()
-        .filter(|offer| offer.usable)
+        .filter(|offer| offer.usable && is_admitted(format, offer.fourcc))
         .map(|offer| Choice {
             fourcc: offer.fourcc,
             size: offer.sizes.nearest(wanted),
@@ -272,7 +300,7 @@ mod tests {
     }
 
     fn chosen_at(offers: &[FormatInfo], fastest: impl Fn(Choice) -> Option<u32>) -> String {
-        choose(offers, HD, 30, fastest)
+        choose(offers, CameraFormat::Auto, HD, 30, fastest)
             .map_or_else(String::new, |c| format!("{} {}", c.fourcc, c.size))
     }
 
@@ -312,6 +340,29 @@ mod tests {
             chosen(&[offer(b"YUYV", vga), offer(b"MJPG", hd)]),
             "MJPG 1280x720"
         );
+    }
+
+    #[test]
+    fn the_format_that_is_configured_is_taken_or_none() {
+        let hd = &[(1280, 720)][..];
+        let codes = [b"H264", b"YUYV", b"UYVY", b"NV12", b"YU12", b"JPEG"];
+        let offers = codes.map(|code| offer(code, hd));
+        let taken = |offers, format| {
+            choose(offers, format, HD, 30, |_| None).map(|choice| choice.fourcc.to_string())
+        };
+        for (format, code) in [
+            (CameraFormat::Auto, "H264"),
+            (CameraFormat::H264, "H264"),
+            (CameraFormat::Yuyv, "YUYV"),
+            (CameraFormat::Uyvy, "UYVY"),
+            (CameraFormat::Nv12, "NV12"),
+            (CameraFormat::Yu12, "YU12"),
+            (CameraFormat::Mjpeg, "JPEG"),
+        ] {
+            assert_eq!(taken(&offers, format).as_deref(), Some(code));
+        }
+        assert_eq!(taken(&offers[..1], CameraFormat::Nv12), None);
+        assert_eq!(wanted(CameraFormat::Nv12), "NV12 (video.format)");
     }
 
     #[test]

@@ -6,12 +6,12 @@
 //! | `camera.rs`    | source: a camera; native H.264 passed through, or raw pictures |
 //! | `rpicam.rs`    | source: a CSI camera by `rpicam-vid`, which `child.rs` runs; `csi.rs`: how it is asked, `csi/settings.rs`: what can be set |
 //! | `raw_stream.rs`, `coded_stream.rs` | what comes through its pipe → pictures, access units |
-//! | `v4l2.rs`      | a V4L2 device, `v4l2/queue.rs` its buffers; `format.rs`: which of its formats |
+//! | `v4l2.rs`      | a V4L2 device, `v4l2/queue.rs` its buffers, `v4l2/memory.rs` where they lie; `format.rs`: which of its formats |
 //! | `devices.rs`   | which cameras there are; `holder.rs`: who has one open        |
 //! | `inventory.rs` | cameras and encoders with all they offer, for people          |
 //! | `convert.rs`   | raw layouts → I420; `range.rs`: full range → limited          |
 //! | `mjpeg.rs`     | MJPEG frames → I420; `jpeg.rs`: their form                    |
-//! | `encoder.rs`   | which encoder takes raw pictures: `v4l2_encoder.rs`, the hardware, or `openh264.rs` |
+//! | `encoder.rs`   | which encoder takes raw pictures: `v4l2_encoder.rs`, the hardware, or `openh264.rs`; `sharing.rs`: may it read the camera's buffers |
 //! | `desk.rs`      | what viewers ask of the open camera: controls, and snapshots, made by `still.rs` |
 //! | `stage.rs`     | whose pictures are shown: the camera's, or those of `placeholder.rs`, drawn by `notice.rs` |
 //! | `replay.rs`    | source: an Annex B file in a loop; tests, demos, benchmarks   |
@@ -56,6 +56,7 @@ mod raw_stream;
 pub mod replay;
 mod resume;
 mod rpicam;
+mod sharing;
 mod stage;
 pub mod still;
 pub mod test_card;
@@ -65,6 +66,7 @@ pub mod v4l2_encoder;
 
 use devices::Found;
 pub use devices::{CameraInfo, cameras};
+pub use encoder::Coding;
 use still::Still;
 
 /// Opens the source that `video.source` names: `pattern`, `file:PATH`, `csi`, or a camera (`auto`, a
@@ -86,11 +88,25 @@ pub fn open(config: &config::Video) -> Result<Box<dyn VideoSource>, VideoError> 
     let (found, because) = devices::find(&config.source, rpicam::is_installed(&config.csi))?;
     let source: Box<dyn VideoSource> = match found {
         Found::Csi => Box::new(rpicam::Rpicam::open(config)?),
-        Found::Node(path) => Box::new(camera::Camera::open(&path, config)?),
+        Found::Node(path) => Box::new(camera::Camera::open(&path, config, Coding::default())?),
     };
     let camera = source.description();
     tracing::info!(camera, because, "camera opened");
     Ok(source)
+}
+
+/// Opens the camera at `path` and encodes its pictures as `coding` says. For tests with encoders of other
+/// formats than H.264, and without DMABUF where there could be.
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn open_with(
+    path: &Path,
+    config: &config::Video,
+    coding: Coding,
+) -> Result<Box<dyn VideoSource>, VideoError> {
+    Ok(Box::new(camera::Camera::open(path, config, coding)?))
 }
 
 /// One coded picture with the parameter sets that precede it, as an Annex B byte stream.

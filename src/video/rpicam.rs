@@ -18,6 +18,7 @@ use super::coded_stream::CodedStream;
 use super::csi::CsiCamera;
 use super::csi::settings::{self, Settings};
 use super::encoder::Encoder;
+use super::format::FourCc;
 use super::raw_stream::RawStream;
 use super::resume::Resume;
 use super::still::{Keeper, Planes, Still};
@@ -123,7 +124,7 @@ impl Rpicam {
         // The encoder first: pictures must not pile up while it is tried out.
         let (output, how) = match config.csi.mode {
             CsiMode::Raw => {
-                let encoder = Encoder::open(config, (width, height), config.fps);
+                let encoder = Encoder::open(config, (width, height), config.fps, FourCc::H264);
                 let how = format!("encoded by {}", encoder.name());
                 let stream = raw_stream(config);
                 (Output::Raw { stream, encoder }, how)

@@ -58,9 +58,14 @@ impl Keeper {
         *self = Self::Asked;
     }
 
+    /// Whether somebody asked for the next picture.
+    pub(super) const fn is_asked(&self) -> bool {
+        matches!(self, Self::Asked)
+    }
+
     /// Here is a picture; it is copied if somebody asked.
     pub(super) fn offer(&mut self, copy: impl FnOnce() -> Still) {
-        if matches!(self, Self::Asked) {
+        if self.is_asked() {
             *self = Self::Kept(copy());
         }
     }
@@ -82,15 +87,7 @@ impl Planes {
     pub(super) fn copy_of(picture: &I420<'_>) -> Self {
         let (width, height) = (picture.width(), picture.height());
         let mut bytes = Vec::with_capacity(width * height * 3 / 2);
-        let [y, u, v] = picture.planes();
-        for (plane, columns, rows) in [
-            (y, width, height),
-            (u, width / 2, height / 2),
-            (v, width / 2, height / 2),
-        ] {
-            let lines = plane.bytes().chunks(plane.stride()).take(rows);
-            lines.for_each(|line| bytes.extend_from_slice(line.get(..columns).unwrap_or_default()));
-        }
+        picture.copy_to(&mut bytes);
         Self {
             width,
             height,

@@ -2,7 +2,7 @@
 //!
 //! Kernel documentation, "Video Capture Interface", "Memory-to-Memory Stateful Video Encoder
 //! Interface" and "Single- and multi-planar APIs"; its buffers are in `queue`. The `v4l` crate lends
-//! its bindings alone. DMABUF is left out. Decisions are made in `camera` and
+//! its bindings alone. Decisions are made in `camera` and
 //! `v4l2_encoder`.
 #![expect(
     unsafe_code,
@@ -23,6 +23,7 @@ use super::format::{Choice, FormatInfo, FourCc, Size, Sizes};
 use super::{VideoError, holder, poll};
 
 mod controls;
+pub(super) mod memory;
 pub(super) mod queue;
 mod request;
 mod signal;
@@ -163,6 +164,19 @@ pub(super) struct Negotiated {
     pub(super) size: Size,
     /// Bytes from row to row of the first plane; 0 for coded pictures.
     pub(super) stride: u32,
+    /// Room that a buffer has for a picture at least.
+    pub(super) bytes: u32,
+    /// Its samples go from 0 to 255, as those of JPEG do.
+    pub(super) is_full_range: bool,
+}
+
+/// What is asked of the memory of a picture; 0 leaves it to the driver.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Room {
+    /// For a coded picture.
+    pub(super) bytes: u32,
+    /// From row to row of a raw one.
+    pub(super) stride: u32,
 }
 
 /// An open device node.
@@ -300,13 +314,12 @@ impl Device {
         intervals
     }
 
-    /// Asks for a format, and for coded pictures of up to `bytes` (0 leaves that to the driver). The
-    /// driver may settle on another size, or even another format.
+    /// Asks for a format. The driver may settle on another size, or even another format.
     pub(super) fn set_format(
         &self,
         kind: Kind,
         choice: Choice,
-        bytes: u32,
+        room: Room,
     ) -> Result<Negotiated, VideoError> {
         let mut raw: sys::v4l2_format = zeroed();
         raw.type_ = kind.code();
@@ -318,7 +331,8 @@ impl Device {
             pix.field = sys::v4l2_field_V4L2_FIELD_NONE;
             pix.num_planes = 1;
             let [plane, ..] = &mut pix.plane_fmt;
-            plane.sizeimage = bytes;
+            plane.sizeimage = room.bytes;
+            plane.bytesperline = room.stride;
             raw.fmt.pix_mp = pix;
             self.call(&S_FMT, &mut raw)?;
             // SAFETY: for this buffer type the driver answers in `pix_mp`, which is plain integers.
@@ -338,6 +352,8 @@ impl Device {
                     height: pix.height,
                 },
                 stride: plane.bytesperline,
+                bytes: plane.sizeimage,
+                is_full_range: is_full_range(pix.colorspace, pix.quantization.into()),
             });
         }
         let mut pix: sys::v4l2_pix_format = zeroed();
@@ -345,7 +361,10 @@ impl Device {
         pix.height = choice.size.height;
         pix.pixelformat = choice.fourcc.to_u32();
         pix.field = sys::v4l2_field_V4L2_FIELD_NONE;
-        pix.sizeimage = bytes;
+        pix.sizeimage = room.bytes;
+        pix.bytesperline = room.stride;
+        // Without it a driver may not say which range its samples have.
+        pix.priv_ = sys::V4L2_PIX_FMT_PRIV_MAGIC;
         raw.fmt.pix = pix;
         self.call(&S_FMT, &mut raw)?;
         // SAFETY: for this buffer type the driver answers in `pix`, which is plain integers.
@@ -357,6 +376,8 @@ impl Device {
                 height: pix.height,
             },
             stride: pix.bytesperline,
+            bytes: pix.sizeimage,
+            is_full_range: is_full_range(pix.colorspace, pix.quantization),
         })
     }
 
@@ -490,6 +511,17 @@ fn failure(path: &Path, operation: &'static str, error: io::Error) -> VideoError
     }
 }
 
+/// Returns what a driver says of the range of YUV samples ("Defining Colorspaces in V4L2").
+const fn is_full_range(colorspace: u32, quantization: u32) -> bool {
+    match quantization {
+        sys::v4l2_quantization_V4L2_QUANTIZATION_FULL_RANGE => true,
+        sys::v4l2_quantization_V4L2_QUANTIZATION_DEFAULT => {
+            colorspace == sys::v4l2_colorspace_V4L2_COLORSPACE_JPEG
+        }
+        _ => false,
+    }
+}
+
 fn duration(seconds: sys::v4l2_fract) -> Option<Duration> {
     let is_one = seconds.numerator > 0 && seconds.denominator > 0;
     is_one.then(|| Duration::from_secs(seconds.numerator.into()) / seconds.denominator)
@@ -527,8 +559,23 @@ mod tests {
                 height: 480,
             },
         };
-        let error = device.set_format(Kind::Capture, choice, 0).unwrap_err();
+        let error = device
+            .set_format(Kind::Capture, choice, Room::default())
+            .unwrap_err();
         assert!(matches!(error, VideoError::Format { .. }), "{error}");
+    }
+
+    #[test]
+    fn samples_are_of_limited_range_unless_the_driver_says_otherwise() {
+        const SRGB: u32 = sys::v4l2_colorspace_V4L2_COLORSPACE_SRGB;
+        const JPEG: u32 = sys::v4l2_colorspace_V4L2_COLORSPACE_JPEG;
+        const DEFAULT: u32 = sys::v4l2_quantization_V4L2_QUANTIZATION_DEFAULT;
+        const FULL: u32 = sys::v4l2_quantization_V4L2_QUANTIZATION_FULL_RANGE;
+        const LIMITED: u32 = sys::v4l2_quantization_V4L2_QUANTIZATION_LIM_RANGE;
+        assert!(is_full_range(SRGB, FULL) && is_full_range(JPEG, DEFAULT));
+        for (colorspace, quantization) in [(0, DEFAULT), (SRGB, DEFAULT), (JPEG, LIMITED)] {
+            assert!(!is_full_range(colorspace, quantization));
+        }
     }
 
     #[test]

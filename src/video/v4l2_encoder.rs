@@ -2,8 +2,8 @@
 //! "Memory-to-Memory Stateful Video Encoder Interface"), such as `bcm2835-codec` on Pi 0 to 4.
 //!
 //! Found by what it can do, not by its number, and trusted once it has encoded a picture. Controls
-//! that it does not have are skipped. Pictures are copied in; DMABUF is left out, as are stateless
-//! encoders and changes of size.
+//! that it does not have are skipped. Pictures are copied into its buffers, or it reads them in those
+//! of the camera (DMABUF). Stateless encoders and changes of size are left out.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -12,16 +12,20 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::convert::{I420, Plane};
+use super::convert::I420;
 use super::format::{Choice, FourCc, Size};
+use super::sharing::{self, KEPT_BY_CAMERA};
+use super::v4l2::memory::Exported;
 use super::v4l2::queue::{Filled, Queue};
-use super::v4l2::{CodecControl, Device, Identity, Kind};
+use super::v4l2::{CodecControl, Device, Identity, Kind, Negotiated, Room};
 use super::{AccessUnit, VideoError};
 use crate::clock;
 use crate::h264::annexb::{NalUnit, nal_units};
 
+mod layout;
+
 /// Pictures that may be under way: one in the encoder, one behind it, one being written.
-const BUFFERS: u32 = 3;
+pub(super) const BUFFERS: u32 = 3;
 
 /// Room for one coded picture: a keyframe of 1080p at 20 Mbit/s does not fit into the 0.5 MB that
 /// drivers give unasked.
@@ -30,7 +34,7 @@ const CODED_BYTES: u32 = 3 << 19;
 /// Highest target in bit/s. `bcm2835-codec` says 25 M, and fails there.
 const MOST_BITRATE_BPS: u32 = 20_000_000;
 
-/// How long the first picture may take, with all that the firmware loads for it.
+/// How long the first picture may take, with all that the firmware loads for it, and each behind it.
 const PROVEN_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long the encoder may be silent while it has pictures.
@@ -64,15 +68,43 @@ pub struct V4l2Encoder {
     device: Arc<Device>,
     name: String,
     settings: Settings,
-    /// Bytes from row to row of luma, and rows of luma, in the driver's buffers.
-    stride: usize,
-    rows: usize,
-    free: Vec<u32>,
+    input: Input,
+    /// Raw pictures that the device holds, and how many it may.
+    held: usize,
+    most_held: usize,
     under_way: VecDeque<(Duration, Instant)>,
     ready: VecDeque<AccessUnit>,
     first_at: Option<Instant>,
     last_coded: Option<Instant>,
     keyframe_wanted: bool,
+}
+
+/// How pictures get into the encoder.
+#[derive(Debug)]
+enum Input {
+    /// They are written into its own buffers.
+    Copied {
+        /// Bytes from row to row of luma, and rows of luma.
+        stride: usize,
+        rows: usize,
+        free: Vec<u32>,
+    },
+    /// It reads them in the camera's buffers.
+    Shared {
+        /// Of one picture.
+        bytes: u32,
+        /// The numbers of those that it is done with.
+        done: Vec<u32>,
+    },
+}
+
+/// A camera whose buffers the encoder reads.
+#[derive(Clone, Debug)]
+pub(super) struct Lender {
+    /// What its driver settled on.
+    pub(super) pictures: Negotiated,
+    /// All of its buffers.
+    pub(super) buffers: Arc<[Exported]>,
 }
 
 impl V4l2Encoder {
@@ -83,42 +115,64 @@ impl V4l2Encoder {
     /// Any [`VideoError`]: encode in software then, and say why.
     pub fn open(path: &Path, settings: Settings) -> Result<Self, VideoError> {
         // One instance at a time is all that some have.
-        Self::start(path, settings)?.prove()?;
-        Self::start(path, settings)
+        Self::start(path, settings, None)?.prove()?;
+        Self::start(path, settings, None)
     }
 
-    fn start(path: &Path, settings: Settings) -> Result<Self, VideoError> {
+    /// The same for pictures that stay in a camera's buffers. None of these may be with the camera: each is
+    /// encoded once, as it is.
+    pub(super) fn open_sharing(
+        path: &Path,
+        settings: Settings,
+        lender: &Lender,
+    ) -> Result<Self, VideoError> {
+        Self::start(path, settings, Some(lender))?.prove_sharing(lender)?;
+        Self::start(path, settings, Some(lender))
+    }
+
+    fn start(path: &Path, settings: Settings, lender: Option<&Lender>) -> Result<Self, VideoError> {
         let unfit = |reason: String| VideoError::HardwareEncoder {
             path: path.to_owned(),
             reason,
         };
         let device = Arc::new(Device::open(path)?);
         let identity = device.identity().ok();
-        let (input, output, card) = identity
+        let (input_kind, output, card) = identity
             .and_then(|identity| {
                 let (input, output) = identity.converter_queues()?;
                 Some((input, output, identity.card))
             })
             .ok_or_else(|| unfit("is no encoder".to_owned()))?;
-        if !encodes(&device, input, output, settings.coded) {
-            return Err(unfit(format!("does not turn YU12 into {}", settings.coded)));
+        let pixels = |n: u32| usize::try_from(n).unwrap_or_default();
+        let raw = lender.map_or(FourCc::I420, |lender| lender.pictures.fourcc);
+        if !encodes(&device, (input_kind, raw), (output, settings.coded)) {
+            let coded = settings.coded;
+            return Err(unfit(format!("does not turn {raw} into {coded}")));
         }
         let Settings { coded, size, .. } = settings;
         let choice = |fourcc| Choice { fourcc, size };
-        let settled = device.set_format(output, choice(coded), CODED_BYTES)?;
+        let room = Room {
+            bytes: CODED_BYTES,
+            ..Room::default()
+        };
+        let settled = device.set_format(output, choice(coded), room)?;
         if settled.fourcc != coded {
             return Err(unfit(format!("gives {} for {coded}", settled.fourcc)));
         }
-        let settled = device.set_format(input, choice(FourCc::I420), 0)?;
-        if settled.fourcc != FourCc::I420
+        let room = Room {
+            stride: lender.map_or(0, |lender| lender.pictures.stride),
+            ..Room::default()
+        };
+        let settled = device.set_format(input_kind, choice(raw), room)?;
+        if settled.fourcc != raw
             || settled.size.width < size.width
             || settled.size.height < size.height
         {
             let Size { width, height } = settled.size;
             return Err(unfit(format!("takes {width}x{height} at most, not {size}")));
         }
-        device.set_crop(input, size);
-        device.set_frame_rate(input, settings.fps);
+        device.set_crop(input_kind, size);
+        device.set_frame_rate(input_kind, settings.fps);
         let gop = GOP_S.saturating_mul(settings.fps);
         for (control, value) in [
             (CodecControl::BitrateMode, 0),
@@ -136,27 +190,58 @@ impl V4l2Encoder {
         ] {
             device.set_control(control, value);
         }
-        let raw = Queue::allocate(&device, input, BUFFERS)?;
+        let (raw, input, most_held) = if let Some(lender) = lender {
+            let room = lender.buffers.iter().map(|buffer| buffer.bytes).min();
+            let room = room.unwrap_or_default();
+            if let Some(reason) = sharing::mismatch(&lender.pictures, room, &settled) {
+                return Err(unfit(reason));
+            }
+            let most_held = lender.buffers.len().saturating_sub(pixels(KEPT_BY_CAMERA));
+            if most_held == 0 {
+                return Err(unfit("would leave the camera no buffers".to_owned()));
+            }
+            let input = Input::Shared {
+                bytes: settled.bytes,
+                done: Vec::new(),
+            };
+            let buffers = Arc::clone(&lender.buffers);
+            let raw = Queue::import(&device, input_kind, buffers)?;
+            (raw, input, most_held.min(pixels(BUFFERS)))
+        } else {
+            let raw = Queue::allocate(&device, input_kind, BUFFERS)?;
+            let free: Vec<u32> = raw.indices().collect();
+            let most_held = free.len();
+            let input = Input::Copied {
+                stride: pixels(settled.stride.max(size.width)),
+                rows: pixels(settled.size.height),
+                free,
+            };
+            (raw, input, most_held)
+        };
         let coded = Queue::allocate(&device, output, BUFFERS)?;
         coded.give_all()?;
         raw.start()?;
         coded.start()?;
-        let pixels = |n: u32| usize::try_from(n).unwrap_or_default();
         Ok(Self {
-            free: raw.indices().collect(),
             name: format!("{card} ({})", path.display()),
             raw,
             coded,
             device,
             settings,
-            stride: pixels(settled.stride.max(size.width)),
-            rows: pixels(settled.size.height),
+            input,
+            held: 0,
+            most_held,
             under_way: VecDeque::new(),
             ready: VecDeque::new(),
             first_at: None,
             last_coded: None,
             keyframe_wanted: false,
         })
+    }
+
+    /// Returns whether it reads pictures in the camera's buffers.
+    pub(super) const fn is_sharing(&self) -> bool {
+        matches!(self.input, Input::Shared { .. })
     }
 
     /// Returns card and path, for the log and for people.
@@ -177,6 +262,29 @@ impl V4l2Encoder {
         captured_at: Instant,
     ) -> Result<Option<AccessUnit>, VideoError> {
         self.submit(picture, captured_at)?;
+        self.deliver()
+    }
+
+    /// The same of the picture in the camera's buffer of this number, which is the encoder's until
+    /// [`Self::take_done`] returns it.
+    pub(super) fn encode_shared(
+        &mut self,
+        index: u32,
+        captured_at: Instant,
+    ) -> Result<Option<AccessUnit>, VideoError> {
+        self.submit_shared(index, captured_at)?;
+        self.deliver()
+    }
+
+    /// Returns the number of a camera's buffer that the encoder is done with.
+    pub(super) fn take_done(&mut self) -> Option<u32> {
+        match &mut self.input {
+            Input::Copied { .. } => None,
+            Input::Shared { done, .. } => done.pop(),
+        }
+    }
+
+    fn deliver(&mut self) -> Result<Option<AccessUnit>, VideoError> {
         let patience = Duration::from_secs(1) / self.settings.fps.max(1) * 3 / 4;
         self.collect(patience)?;
         Ok(self.ready.pop_front())
@@ -215,15 +323,36 @@ impl V4l2Encoder {
         let picture = picture.ok_or_else(|| self.failure("takes even sizes alone"))?;
         let now = clock::now();
         self.submit(&picture, now)?;
-        while self.ready.is_empty() {
-            if clock::now() > now + PROVEN_WITHIN {
-                return Err(self.failure("did not encode a picture"));
-            }
-            self.collect(PROVEN_WITHIN)?;
+        self.check_what_comes_out(1)
+    }
+
+    /// Encodes what is in each of the camera's buffers, and checks what comes out.
+    fn prove_sharing(mut self, lender: &Lender) -> Result<(), VideoError> {
+        let now = clock::now();
+        let mut pictures = 0;
+        for index in 0..u32::try_from(lender.buffers.len()).unwrap_or(u32::MAX) {
+            self.submit_shared(index, now)?;
+            pictures += 1;
         }
-        let unit = self.ready.pop_front().map(|unit| unit.data);
-        if self.settings.coded == FourCc::H264 && !unit.is_some_and(|unit| is_keyframe(&unit)) {
-            return Err(self.failure("did not begin with a keyframe"));
+        self.check_what_comes_out(pictures)
+    }
+
+    fn check_what_comes_out(&mut self, pictures: usize) -> Result<(), VideoError> {
+        let mut first = true;
+        for _ in 0..pictures {
+            let since = clock::now();
+            while self.ready.is_empty() {
+                if clock::now() > since + PROVEN_WITHIN {
+                    return Err(self.failure("did not encode a picture"));
+                }
+                self.collect(PROVEN_WITHIN)?;
+            }
+            let unit = self.ready.pop_front().map(|unit| unit.data);
+            let must_be_keyframe =
+                self.settings.coded == FourCc::H264 && std::mem::take(&mut first);
+            if must_be_keyframe && !unit.is_some_and(|unit| is_keyframe(&unit)) {
+                return Err(self.failure("did not begin with a keyframe"));
+            }
         }
         Ok(())
     }
@@ -235,14 +364,48 @@ impl V4l2Encoder {
         if !is_of_size {
             return Err(self.failure("was given a picture of another size"));
         }
+        self.make_room()?;
+        let Input::Copied { stride, rows, free } = &mut self.input else {
+            return Err(self.failure("reads the camera's buffers"));
+        };
+        let (stride, rows) = (*stride, *rows);
+        let Some(index) = free.pop() else {
+            return Err(self.failure("stopped taking pictures"));
+        };
+        let timestamp = self.next_timestamp(captured_at);
+        self.raw.give_written(index, timestamp, |buffer| {
+            layout::write_picture(picture, stride, rows, buffer)
+        })?;
+        self.has_taken(timestamp, captured_at);
+        Ok(())
+    }
+
+    fn submit_shared(&mut self, index: u32, captured_at: Instant) -> Result<(), VideoError> {
+        self.make_room()?;
+        let Input::Shared { bytes, .. } = self.input else {
+            return Err(self.failure("has buffers of its own"));
+        };
+        let timestamp = self.next_timestamp(captured_at);
+        self.raw.give_foreign(index, timestamp, bytes)?;
+        self.has_taken(timestamp, captured_at);
+        Ok(())
+    }
+
+    /// Waits until the device may take one more picture.
+    fn make_room(&mut self) -> Result<(), VideoError> {
         self.collect(Duration::ZERO)?;
-        if self.free.is_empty() {
+        if self.held >= self.most_held {
             self.device.wait(libc::POLLOUT, LONGEST_SILENCE)?;
             self.collect(Duration::ZERO)?;
         }
-        let Some(index) = self.free.pop() else {
+        if self.held >= self.most_held {
             return Err(self.failure("stopped taking pictures"));
-        };
+        }
+        Ok(())
+    }
+
+    /// Asks for the keyframe that is wanted; returns the time that the next picture is marked with.
+    fn next_timestamp(&mut self, captured_at: Instant) -> Duration {
         if std::mem::take(&mut self.keyframe_wanted) {
             self.device.set_control(CodecControl::ForceKeyframe, 1);
         }
@@ -251,20 +414,23 @@ impl V4l2Encoder {
         let age = captured_at.saturating_duration_since(first_at).as_micros();
         let age = Duration::from_micros(u64::try_from(age).unwrap_or_default());
         let last = self.under_way.back().map(|(last, _)| *last);
-        let timestamp = last.map_or(age, |last| age.max(last + Duration::from_micros(1)));
-        let (stride, rows) = (self.stride, self.rows);
-        self.raw.give_written(index, timestamp, |buffer| {
-            write_picture(picture, stride, rows, buffer)
-        })?;
+        last.map_or(age, |last| age.max(last + Duration::from_micros(1)))
+    }
+
+    fn has_taken(&mut self, timestamp: Duration, captured_at: Instant) {
+        self.held += 1;
         // Bounded by the number of buffers.
         self.under_way.push_back((timestamp, captured_at));
-        Ok(())
     }
 
     /// Takes back what the encoder is done with; waits up to `patience` for a coded picture.
     fn collect(&mut self, patience: Duration) -> Result<(), VideoError> {
-        while let Some(done) = self.raw.dequeue()? {
-            self.free.push(done.index);
+        while let Some(returned) = self.raw.dequeue()? {
+            self.held = self.held.saturating_sub(1);
+            match &mut self.input {
+                Input::Copied { free, .. } => free.push(returned.index),
+                Input::Shared { done, .. } => done.push(returned.index),
+            }
         }
         let deadline = clock::now() + patience;
         loop {
@@ -336,12 +502,12 @@ pub(super) fn is_encoder(path: &Path, coded: FourCc) -> bool {
         return false;
     };
     let queues = device.identity().ok().and_then(|i| i.converter_queues());
-    queues.is_some_and(|(input, output)| encodes(&device, input, output, coded))
+    queues.is_some_and(|(input, output)| encodes(&device, (input, FourCc::I420), (output, coded)))
 }
 
-fn encodes(device: &Device, input: Kind, output: Kind, coded: FourCc) -> bool {
+fn encodes(device: &Device, (input, raw): (Kind, FourCc), (output, coded): (Kind, FourCc)) -> bool {
     let has = |kind, fourcc| device.formats(kind).iter().any(|f| f.fourcc == fourcc);
-    has(output, coded) && has(input, FourCc::I420)
+    has(output, coded) && has(input, raw)
 }
 
 fn is_keyframe(unit: &[u8]) -> bool {
@@ -349,61 +515,9 @@ fn is_keyframe(unit: &[u8]) -> bool {
     has(NalUnit::SPS) && has(NalUnit::PPS) && has(NalUnit::IDR_SLICE)
 }
 
-/// Writes the planes of `picture` as the driver lays them out: luma rows of `stride` bytes, `rows` of
-/// them, then chroma rows of half as many bytes. Returns how long that is.
-fn write_picture(picture: &I420<'_>, stride: usize, rows: usize, buffer: &mut [u8]) -> usize {
-    let [y, u, v] = picture.planes();
-    let luma_bytes = stride * rows;
-    let chroma_bytes = luma_bytes / 4;
-    let (width, height) = (picture.width(), picture.height());
-    write_plane(y, width, height, buffer, 0, stride);
-    for (plane, start) in [(u, luma_bytes), (v, luma_bytes + chroma_bytes)] {
-        write_plane(plane, width / 2, height / 2, buffer, start, stride / 2);
-    }
-    (luma_bytes + 2 * chroma_bytes).min(buffer.len())
-}
-
-fn write_plane(
-    plane: Plane<'_>,
-    columns: usize,
-    rows: usize,
-    buffer: &mut [u8],
-    start: usize,
-    stride: usize,
-) {
-    let from = plane.bytes().chunks(plane.stride().max(1)).take(rows);
-    let target = buffer.get_mut(start..).unwrap_or_default();
-    for (from, to) in from.zip(target.chunks_mut(stride.max(1))) {
-        if let (Some(from), Some(to)) = (from.get(..columns), to.get_mut(..columns)) {
-            to.copy_from_slice(from);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_picture_is_written_with_the_strides_and_rows_of_the_driver() {
-        let raw: Vec<u8> = (0..24).collect();
-        let picture = I420::in_one_block(4, 4, &raw, 4).unwrap();
-        let mut buffer = [99; 8 * 6 * 3 / 2];
-        assert_eq!(write_picture(&picture, 8, 6, &mut buffer), 72);
-        assert_eq!(buffer[..12], [0, 1, 2, 3, 99, 99, 99, 99, 4, 5, 6, 7]);
-        assert_eq!(buffer[48..54], [16, 17, 99, 99, 18, 19]);
-        assert_eq!(buffer[60..66], [20, 21, 99, 99, 22, 23]);
-    }
-
-    #[test]
-    fn a_buffer_that_is_too_small_does_no_harm() {
-        let raw = [7; 24];
-        let picture = I420::in_one_block(4, 4, &raw, 4).unwrap();
-        for length in 0..72 {
-            let mut buffer = vec![0; length];
-            assert!(write_picture(&picture, 8, 6, &mut buffer) <= length);
-        }
-    }
 
     #[test]
     fn what_is_no_encoder_is_said_to_be_none() {

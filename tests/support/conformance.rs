@@ -3,13 +3,15 @@
 //!
 //! A fact that does not hold is an `Err` in words.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use roomcam::h264::annexb::{NalUnit, nal_units};
 use roomcam::h264::sps;
-use roomcam::video::{self, AccessUnit, VideoError, VideoSource};
+use roomcam::video::still::Still;
+use roomcam::video::{self, AccessUnit, Coding, VideoError, VideoSource};
 use roomcam::{clock, config};
 use serde::Serialize;
 
@@ -23,9 +25,28 @@ const PICTURES: u32 = 20;
 /// A keyframe that was asked for may come behind the pictures that were on their way.
 const ON_THEIR_WAY: u32 = 8;
 
+/// Encoders to FWHT make none on demand, but one in so many pictures.
+const FWHT_GOP: u32 = 16;
+
 /// Pictures that a source may have kept while nobody read it: the buffers of a driver, and those on the
 /// way through an encoder.
 const KEPT: u32 = 8;
+
+/// The source of a configuration; or, encoded in another way, the camera at the path that is its source.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subject<'a> {
+    pub(crate) config: &'a config::Video,
+    pub(crate) coding: Option<Coding>,
+}
+
+impl<'a> From<&'a config::Video> for Subject<'a> {
+    fn from(config: &'a config::Video) -> Self {
+        Self {
+            config,
+            coding: None,
+        }
+    }
+}
 
 /// What is promised of a source.
 #[derive(Clone, Copy, Debug)]
@@ -37,24 +58,37 @@ pub(crate) struct Promise {
 }
 
 /// What was measured on the way.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Figures {
+    /// What the source says of itself.
+    pub(crate) description: String,
     /// From the call that opens to the first picture.
     pub(crate) first_ms: u128,
     /// Of those that were read without a pause.
     pub(crate) oldest_ms: u128,
     /// Bytes of the first keyframe.
     pub(crate) keyframe_bytes: usize,
+    /// The same for the same bytes.
+    pub(crate) keyframe_hash: String,
+    /// The brightest sample of a raw picture, where the source has raw pictures: white is 235.
+    pub(crate) brightest: Option<u8>,
 }
 
-/// Holds the source of `config` to every fact.
-pub(crate) fn conforms(config: &config::Video, promise: Promise) -> Result<Figures, String> {
+/// Holds a source to every fact.
+pub(crate) fn conforms<'a>(
+    subject: impl Into<Subject<'a>>,
+    promise: Promise,
+) -> Result<Figures, String> {
+    let subject = subject.into();
+    let config = subject.config;
     let start = clock::now();
-    let mut source = open(config)?;
+    let mut source = open(subject)?;
     let first = next(source.as_mut(), FIRST_WITHIN)?;
     let mut figures = Figures {
         first_ms: (clock::now() - start).as_millis(),
+        description: source.description(),
         keyframe_bytes: first.data.len(),
+        keyframe_hash: hash(&first.data),
         ..Figures::default()
     };
     it_begins_with_a_keyframe_of_the_size_that_it_tells(&first, &source.description())?;
@@ -67,6 +101,7 @@ pub(crate) fn conforms(config: &config::Video, promise: Promise) -> Result<Figur
     if promise.keyframes_on_demand {
         a_keyframe_comes_when_it_is_asked_for(source.as_mut())?;
     }
+    figures.brightest = a_still_is_of_the_size_that_it_tells(source.as_mut())?;
     source.set_bitrate(300_000);
     let after = next(source.as_mut(), NEXT_WITHIN)?;
     if after.captured_at < last {
@@ -75,16 +110,44 @@ pub(crate) fn conforms(config: &config::Video, promise: Promise) -> Result<Figur
     whoever_was_away_soon_gets_fresh_pictures(source.as_mut(), config.fps, limit)?;
     drop(source);
     it_is_closed(&config.source)?;
-    let again = next(open(config)?.as_mut(), FIRST_WITHIN)?;
+    let again = next(open(subject)?.as_mut(), FIRST_WITHIN)?;
     it_begins_with_a_keyframe_of_the_size_that_it_tells(&again, "")?;
     it_is_closed(&config.source)?;
     Ok(figures)
 }
 
-/// Reads the source of `config` until it fails; says when it is `live`. Returns the name of the error, which
+/// Reads a source, says when it is `live`, and goes on reading while something befalls it: `pictures` come,
+/// fresh and in order.
+pub(crate) fn goes_on<'a>(
+    subject: impl Into<Subject<'a>>,
+    slack: Duration,
+    pictures: u32,
+    live: impl FnOnce(),
+) -> Result<(), String> {
+    let subject = subject.into();
+    let mut source = open(subject)?;
+    let mut last = next(source.as_mut(), FIRST_WITHIN)?.captured_at;
+    live();
+    let limit = Duration::from_secs(2) / subject.config.fps.max(1) + slack;
+    for _ in 0..pictures {
+        let unit = next(source.as_mut(), NEXT_WITHIN)?;
+        let now = clock::now();
+        let age = now.saturating_duration_since(unit.captured_at);
+        if unit.captured_at < last || unit.captured_at > now || age > limit {
+            return Err(format!("a picture is {age:?} old, or its time is wrong"));
+        }
+        last = unit.captured_at;
+    }
+    Ok(())
+}
+
+/// Reads a source until it fails; says when it is `live`. Returns the name of the error, which
 /// is one after which the capture thread opens the source again.
-pub(crate) fn ends(config: &config::Video, live: impl FnOnce()) -> Result<&'static str, String> {
-    let mut source = open(config)?;
+pub(crate) fn ends<'a>(
+    subject: impl Into<Subject<'a>>,
+    live: impl FnOnce(),
+) -> Result<&'static str, String> {
+    let mut source = open(subject.into())?;
     next(source.as_mut(), FIRST_WITHIN)?;
     live();
     let deadline = clock::now() + FIRST_WITHIN;
@@ -102,8 +165,13 @@ pub(crate) fn ends(config: &config::Video, live: impl FnOnce()) -> Result<&'stat
     Err("it never failed".to_owned())
 }
 
-fn open(config: &config::Video) -> Result<Box<dyn VideoSource>, String> {
-    video::open(config).map_err(|error| format!("it does not open: {error}"))
+fn open(subject: Subject<'_>) -> Result<Box<dyn VideoSource>, String> {
+    let Subject { config, coding } = subject;
+    let source = match coding {
+        None => video::open(config),
+        Some(coding) => video::open_with(Path::new(&config.source), config, coding),
+    };
+    source.map_err(|error| format!("it does not open: {error}"))
 }
 
 fn next(source: &mut dyn VideoSource, within: Duration) -> Result<AccessUnit, String> {
@@ -132,13 +200,10 @@ fn it_begins_with_a_keyframe_of_the_size_that_it_tells(
     if !is_keyframe(unit) {
         return Err("it does not begin with a keyframe".to_owned());
     }
-    let mut units = nal_units(&unit.data);
-    let parameters = units.find(|unit| unit.unit_type() == NalUnit::SPS);
-    let info = parameters.and_then(|parameters| sps::parse(parameters.bytes()));
-    let Some(info) = info else {
+    let Some((width, height)) = size(unit) else {
         return Err("its parameter set cannot be read".to_owned());
     };
-    let size = format!("{}x{}", info.width, info.height);
+    let size = format!("{width}x{height}");
     let mut told = description.split_whitespace().filter(|word| is_size(word));
     match told.next() {
         Some(told) if told != size => Err(format!("it delivers {size} and says {description:?}")),
@@ -183,14 +248,18 @@ fn pictures_come_in_order_and_fresh(
 
 fn a_keyframe_comes_when_it_is_asked_for(source: &mut dyn VideoSource) -> Result<(), String> {
     source.request_keyframe();
-    for _ in 0..ON_THEIR_WAY {
-        if is_keyframe(&next(source, NEXT_WITHIN)?) {
+    let mut seen = 0;
+    loop {
+        let unit = next(source, NEXT_WITHIN)?;
+        if is_keyframe(&unit) {
             return Ok(());
         }
+        seen += 1;
+        let gop = fwht(&unit.data).map_or(0, |_| FWHT_GOP);
+        if seen >= ON_THEIR_WAY + gop {
+            return Err(format!("no keyframe among the next {seen} pictures"));
+        }
     }
-    Err(format!(
-        "no keyframe among the next {ON_THEIR_WAY} pictures"
-    ))
 }
 
 fn whoever_was_away_soon_gets_fresh_pictures(
@@ -225,7 +294,79 @@ fn it_is_closed(source: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Returns the brightest sample of a picture before it was encoded, where the source keeps one.
+fn a_still_is_of_the_size_that_it_tells(
+    source: &mut dyn VideoSource,
+) -> Result<Option<u8>, String> {
+    if !source.keep_next_picture() {
+        return Ok(None);
+    }
+    for _ in 0..ON_THEIR_WAY {
+        next(source, NEXT_WITHIN)?;
+        let Some(still) = source.take_picture() else {
+            continue;
+        };
+        let Still::Picture(planes) = still else {
+            return Ok(None);
+        };
+        let size = format!("{}x{}", planes.width, planes.height);
+        let description = source.description();
+        let mut told = description.split_whitespace().filter(|word| is_size(word));
+        if told.next().is_some_and(|told| told != size) {
+            return Err(format!("its still is {size}, and it says {description:?}"));
+        }
+        return Ok(planes.bytes.iter().copied().max());
+    }
+    Err("it keeps no picture when it is asked for one".to_owned())
+}
+
 fn is_keyframe(unit: &AccessUnit) -> bool {
+    if let Some(fwht) = fwht(&unit.data) {
+        return fwht.is_keyframe;
+    }
     let has = |wanted| nal_units(&unit.data).any(|unit| unit.unit_type() == wanted);
     has(NalUnit::SPS) && has(NalUnit::PPS) && has(NalUnit::IDR_SLICE)
+}
+
+/// Returns width and height of a keyframe.
+fn size(unit: &AccessUnit) -> Option<(u32, u32)> {
+    if let Some(fwht) = fwht(&unit.data) {
+        return Some((fwht.width, fwht.height));
+    }
+    let mut units = nal_units(&unit.data);
+    let parameters = units.find(|unit| unit.unit_type() == NalUnit::SPS)?;
+    let info = sps::parse(parameters.bytes())?;
+    Some((info.width, info.height))
+}
+
+/// The header of a picture in FWHT, the format of the kernel's encoder without hardware.
+struct Fwht {
+    width: u32,
+    height: u32,
+    is_keyframe: bool,
+}
+
+fn fwht(picture: &[u8]) -> Option<Fwht> {
+    const MAGIC: u64 = 0x4f4f_4f4f_ffff_ffff;
+    const KEYFRAME: u32 = 1 << 10;
+    let (magic, rest) = picture.split_first_chunk()?;
+    let words: Vec<u32> = rest
+        .chunks_exact(4)
+        .filter_map(|word| Some(u32::from_be_bytes(word.try_into().ok()?)))
+        .take(4)
+        .collect();
+    let [_version, width, height, flags] = *words else {
+        return None;
+    };
+    (u64::from_be_bytes(*magic) == MAGIC).then_some(Fwht {
+        width,
+        height,
+        is_keyframe: flags & KEYFRAME != 0,
+    })
+}
+
+fn hash(bytes: &[u8]) -> String {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
 }

@@ -1,27 +1,26 @@
 //! The buffers that a device and this program pass to and fro ("Streaming I/O (Memory Mapping)").
 //!
-//! One type for cameras and for both sides of an encoder, single- and multi-planar. The `v4l` crate's
-//! own stream ignores error flags, cannot be used after an error and panics when it is dropped then.
-//! Pictures whose planes lie in several pieces of memory are left out.
-#![expect(unsafe_code, reason = "mmap, and unions of C")]
+//! One type for cameras and for both sides of an encoder, single- and multi-planar; its memory is the
+//! driver's own, or another device's (`memory`). The `v4l` crate's own stream ignores error flags,
+//! cannot be used after an error and panics when it is dropped then. Pictures whose planes lie in
+//! several pieces of memory are left out.
+#![expect(unsafe_code, reason = "unions of C")]
 
 use std::ffi::c_int;
-use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::path::Path;
-use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use v4l::v4l_sys as sys;
 
-use super::request::{DQBUF, QBUF, QUERYBUF, REQBUFS, Request, STREAMOFF, STREAMON, zeroed};
+use super::memory::{Exported, Mapping};
+use super::request::{
+    DQBUF, EXPBUF, QBUF, QUERYBUF, REQBUFS, Request, STREAMOFF, STREAMON, zeroed,
+};
 use super::{Device, Kind, failure};
 use crate::clock;
 use crate::video::VideoError;
-
-const MMAP: u32 = sys::v4l2_memory_V4L2_MEMORY_MMAP;
 
 /// Most planes of a buffer (`VIDEO_MAX_PLANES`).
 const MAX_PLANES: usize = 8;
@@ -30,7 +29,7 @@ const MAX_PLANES: usize = 8;
 #[derive(Debug)]
 pub(in crate::video) struct Filled {
     pub(in crate::video) index: u32,
-    start: usize,
+    pub(in crate::video) start: usize,
     end: usize,
     /// The driver says that the content is damaged.
     pub(in crate::video) is_damaged: bool,
@@ -44,8 +43,26 @@ pub(in crate::video) struct Filled {
 #[derive(Debug)]
 pub(in crate::video) struct Queue {
     kind: Kind,
-    buffers: Vec<Mapping>,
+    memory: Memory,
     device: Arc<Device>,
+}
+
+/// Where the pictures of a queue lie.
+#[derive(Debug)]
+enum Memory {
+    /// In the driver's own buffers.
+    Own(Vec<Mapping>),
+    /// In those of another device.
+    Foreign(Arc<[Exported]>),
+}
+
+impl Memory {
+    const fn code(&self) -> u32 {
+        match self {
+            Self::Own(_) => sys::v4l2_memory_V4L2_MEMORY_MMAP,
+            Self::Foreign(_) => sys::v4l2_memory_V4L2_MEMORY_DMABUF,
+        }
+    }
 }
 
 impl Queue {
@@ -55,25 +72,68 @@ impl Queue {
         kind: Kind,
         count: u32,
     ) -> Result<Self, VideoError> {
-        let mut request: sys::v4l2_requestbuffers = zeroed();
-        request.count = count;
-        request.type_ = kind.code();
-        request.memory = MMAP;
-        device.call(&REQBUFS, &mut request)?;
-        let mut queue = Self {
-            kind,
-            buffers: Vec::new(),
-            device: Arc::clone(device),
-        };
-        for index in 0..request.count {
-            let mut buffer = RawBuffer::new(kind, index);
+        let own = Memory::Own(Vec::with_capacity(
+            usize::try_from(count).unwrap_or_default(),
+        ));
+        let (mut queue, given) = Self::request(device, kind, own, count)?;
+        for index in 0..given {
+            let mut buffer = queue.buffer(index);
             buffer.call(device, &QUERYBUF)?;
             let (length, offset) = buffer.place();
             let mapping = Mapping::new(&device.file, length, offset);
             let mapping = mapping.map_err(|error| failure(device.path(), "mmap", error))?;
-            queue.buffers.push(mapping);
+            if let Memory::Own(mappings) = &mut queue.memory {
+                mappings.push(mapping);
+            }
         }
         Ok(queue)
+    }
+
+    /// Takes what lies in another device's buffers, each under its number there.
+    pub(in crate::video) fn import(
+        device: &Arc<Device>,
+        kind: Kind,
+        buffers: Arc<[Exported]>,
+    ) -> Result<Self, VideoError> {
+        let count = u32::try_from(buffers.len()).unwrap_or(u32::MAX);
+        let (queue, given) = Self::request(device, kind, Memory::Foreign(buffers), count)?;
+        if given < count {
+            let error = io::Error::from_raw_os_error(libc::ENOBUFS);
+            return Err(failure(device.path(), REQBUFS.name, error));
+        }
+        Ok(queue)
+    }
+
+    fn request(
+        device: &Arc<Device>,
+        kind: Kind,
+        memory: Memory,
+        count: u32,
+    ) -> Result<(Self, u32), VideoError> {
+        let mut request: sys::v4l2_requestbuffers = zeroed();
+        request.count = count;
+        request.type_ = kind.code();
+        request.memory = memory.code();
+        device.call(&REQBUFS, &mut request)?;
+        let queue = Self {
+            kind,
+            memory,
+            device: Arc::clone(device),
+        };
+        Ok((queue, request.count))
+    }
+
+    /// Lets another device read the buffers. Both hold the memory until they are done with it, so
+    /// either may go first.
+    pub(in crate::video) fn export(&self) -> Result<Arc<[Exported]>, VideoError> {
+        let export = |index| Exported::of(&self.device, self.kind, index);
+        let all: io::Result<Vec<_>> = self.indices().map(export).collect();
+        let all = all.map_err(|source| VideoError::Driver {
+            path: self.path().to_owned(),
+            operation: EXPBUF.name,
+            source,
+        })?;
+        Ok(all.into())
     }
 
     /// Gives the device all buffers to fill.
@@ -86,7 +146,11 @@ impl Queue {
     }
 
     pub(in crate::video) fn indices(&self) -> impl Iterator<Item = u32> + use<> {
-        0..u32::try_from(self.buffers.len()).unwrap_or(u32::MAX)
+        let count = match &self.memory {
+            Memory::Own(mappings) => mappings.len(),
+            Memory::Foreign(buffers) => buffers.len(),
+        };
+        0..u32::try_from(count).unwrap_or(u32::MAX)
     }
 
     pub(in crate::video) fn path(&self) -> &Path {
@@ -118,7 +182,7 @@ impl Queue {
 
     /// Takes a buffer that the device is done with, if there is one.
     pub(in crate::video) fn dequeue(&self) -> Result<Option<Filled>, VideoError> {
-        let mut buffer = RawBuffer::new(self.kind, 0);
+        let mut buffer = self.buffer(0);
         match self.device.ioctl_of(&DQBUF, &mut buffer) {
             Ok(()) => Ok(Some(self.filled(&buffer))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
@@ -143,8 +207,9 @@ impl Queue {
         self.give(filled.index)
     }
 
-    fn give(&self, index: u32) -> Result<(), VideoError> {
-        RawBuffer::new(self.kind, index).call(&self.device, &QBUF)
+    /// The same by its number, of one that was lent to another device.
+    pub(in crate::video) fn give(&self, index: u32) -> Result<(), VideoError> {
+        self.buffer(index).call(&self.device, &QBUF)
     }
 
     /// Writes a picture into a buffer that the device does not hold, and gives it to the device.
@@ -155,16 +220,41 @@ impl Queue {
         write: impl FnOnce(&mut [u8]) -> usize,
     ) -> Result<(), VideoError> {
         let place = usize::try_from(index).unwrap_or(usize::MAX);
-        let mapping = self.buffers.get_mut(place);
-        let used = mapping.map_or(0, |mapping| write(mapping.bytes_mut()));
-        let mut buffer = RawBuffer::new(self.kind, index);
+        let used = match &mut self.memory {
+            Memory::Own(mappings) => mappings
+                .get_mut(place)
+                .map_or(0, |mapping| write(mapping.bytes_mut())),
+            Memory::Foreign(_) => 0,
+        };
+        let mut buffer = self.buffer(index);
         buffer.set_used(u32::try_from(used).unwrap_or(u32::MAX));
-        buffer.raw.field = sys::v4l2_field_V4L2_FIELD_NONE;
-        buffer.raw.timestamp.tv_sec = timestamp.as_secs().try_into().unwrap_or_default();
-        buffer.raw.timestamp.tv_usec = (timestamp.as_micros() % 1_000_000)
-            .try_into()
-            .unwrap_or_default();
+        buffer.set_timestamp(timestamp);
         buffer.call(&self.device, &QBUF)
+    }
+
+    /// Gives the device the picture of `used` bytes that lies in another one's buffer of that number.
+    pub(in crate::video) fn give_foreign(
+        &self,
+        index: u32,
+        timestamp: Duration,
+        used: u32,
+    ) -> Result<(), VideoError> {
+        let place = usize::try_from(index).unwrap_or(usize::MAX);
+        let foreign = match &self.memory {
+            Memory::Own(_) => None,
+            Memory::Foreign(buffers) => buffers.get(place),
+        };
+        let mut buffer = self.buffer(index);
+        if let Some(foreign) = foreign {
+            buffer.set_used(used);
+            buffer.set_place(foreign);
+        }
+        buffer.set_timestamp(timestamp);
+        buffer.call(&self.device, &QBUF)
+    }
+
+    fn buffer(&self, index: u32) -> RawBuffer {
+        RawBuffer::new(self.kind, self.memory.code(), index)
     }
 
     fn filled(&self, buffer: &RawBuffer) -> Filled {
@@ -191,7 +281,10 @@ impl Queue {
     }
 
     fn mapping(&self, index: u32) -> Option<&Mapping> {
-        self.buffers.get(usize::try_from(index).ok()?)
+        match &self.memory {
+            Memory::Own(mappings) => mappings.get(usize::try_from(index).ok()?),
+            Memory::Foreign(_) => None,
+        }
     }
 
     fn kind_as_int(&self) -> c_int {
@@ -214,11 +307,11 @@ struct RawBuffer {
 }
 
 impl RawBuffer {
-    fn new(kind: Kind, index: u32) -> Self {
+    fn new(kind: Kind, memory: u32, index: u32) -> Self {
         let mut raw: sys::v4l2_buffer = zeroed();
         raw.index = index;
         raw.type_ = kind.code();
-        raw.memory = MMAP;
+        raw.memory = memory;
         Self {
             raw,
             planes: std::array::from_fn(|_| zeroed()),
@@ -239,6 +332,23 @@ impl RawBuffer {
         self.raw.bytesused = bytes;
         let [plane, ..] = &mut self.planes;
         plane.bytesused = bytes;
+    }
+
+    fn set_timestamp(&mut self, timestamp: Duration) {
+        self.raw.field = sys::v4l2_field_V4L2_FIELD_NONE;
+        self.raw.timestamp.tv_sec = timestamp.as_secs().try_into().unwrap_or_default();
+        self.raw.timestamp.tv_usec = (timestamp.as_micros() % 1_000_000)
+            .try_into()
+            .unwrap_or_default();
+    }
+
+    /// Of multi-planar types the kernel looks at the plane alone, whose list takes the place of `m`.
+    fn set_place(&mut self, foreign: &Exported) {
+        let [plane, ..] = &mut self.planes;
+        plane.m.fd = foreign.descriptor();
+        plane.length = foreign.bytes;
+        self.raw.m.fd = foreign.descriptor();
+        self.raw.length = foreign.bytes;
     }
 
     /// Returns where the content of a dequeued buffer begins and ends.
@@ -277,57 +387,5 @@ impl Device {
             buffer.raw.m.planes = buffer.planes.as_mut_ptr();
         }
         self.ioctl(request, &mut buffer.raw)
-    }
-}
-
-/// One buffer of the driver in our address space.
-#[derive(Debug)]
-struct Mapping {
-    start: NonNull<u8>,
-    length: usize,
-}
-
-// SAFETY: the memory belongs to this value alone and is not tied to a thread.
-unsafe impl Send for Mapping {}
-
-impl Mapping {
-    fn new(file: &File, length: u32, offset: u32) -> io::Result<Self> {
-        let length = usize::try_from(length).unwrap_or_default();
-        // SAFETY: a new mapping at an address that the kernel chooses; it touches no memory of ours.
-        let start = unsafe {
-            libc::mmap64(
-                ptr::null_mut(),
-                length,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                file.as_raw_fd(),
-                libc::off64_t::from(offset),
-            )
-        };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let start = NonNull::new(start.cast()).ok_or_else(io::Error::last_os_error)?;
-        Ok(Self { start, length })
-    }
-
-    const fn bytes(&self) -> &[u8] {
-        // SAFETY: `length` bytes are mapped and initialized (the kernel zeroes them) until `drop`.
-        // The driver writes to them only while the buffer is queued, and [`Queue::bytes`] is called
-        // only with a `Filled`, which exists only while it is not.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
-    }
-
-    const fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and `self` is borrowed exclusively. A driver that holds the buffer reads
-        // it, and sees a mixture of two pictures at worst.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: exactly what `mmap` returned, and no slice of it outlives `self`.
-        let _status = unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
     }
 }

@@ -83,6 +83,8 @@ pub(super) const QUERYBUF: Request<sys::v4l2_buffer> =
 pub(super) const QBUF: Request<sys::v4l2_buffer> = Request::new(vidioc::VIDIOC_QBUF, "VIDIOC_QBUF");
 pub(super) const DQBUF: Request<sys::v4l2_buffer> =
     Request::new(vidioc::VIDIOC_DQBUF, "VIDIOC_DQBUF");
+pub(super) const EXPBUF: Request<sys::v4l2_exportbuffer> =
+    Request::new(vidioc::VIDIOC_EXPBUF, "VIDIOC_EXPBUF");
 pub(super) const STREAMON: Request<c_int> =
     Request::new(vidioc::VIDIOC_STREAMON, "VIDIOC_STREAMON");
 pub(super) const STREAMOFF: Request<c_int> =
@@ -130,6 +132,8 @@ unsafe impl Zeroable for sys::v4l2_querymenu {}
 unsafe impl Zeroable for sys::v4l2_requestbuffers {}
 // SAFETY: as above.
 unsafe impl Zeroable for sys::v4l2_buffer {}
+// SAFETY: as above.
+unsafe impl Zeroable for sys::v4l2_exportbuffer {}
 // SAFETY: as above.
 unsafe impl Zeroable for sys::v4l2_plane {}
 // SAFETY: as above.
