@@ -19,7 +19,7 @@ use super::encoder::Encoder;
 use super::raw_stream::RawStream;
 use super::resume::Resume;
 use super::still::{Keeper, Planes, Still};
-use super::{AccessUnit, VideoError, VideoSource, csi, poll};
+use super::{AccessUnit, VideoError, VideoSource, csi, holder, poll};
 use crate::clock;
 use crate::config::{self, CsiMode};
 use crate::h264::access_unit;
@@ -248,6 +248,12 @@ impl Rpicam {
     fn ended(&mut self) -> VideoError {
         let status = self.child.end();
         let words = self.child.last_complaint();
+        if words.as_deref().is_some_and(csi::says_busy) {
+            return VideoError::Busy {
+                path: PathBuf::from("csi"),
+                holder: holder::of_program(&csi::PROGRAMS),
+            };
+        }
         let status = status.map_or_else(|| "ended".to_owned(), |s| format!("ended ({s})"));
         self.failed(&match words {
             Some(words) => format!("{status}: {words}"),
