@@ -250,19 +250,17 @@ pub fn load(path: Option<&PathBuf>) -> Result<Config, ConfigError> {
     path.map_or_else(|| Ok(Config::default()), |path| Config::load(path))
 }
 
-/// As [`load`]; keys that it leaves empty are those that systemd hands over, if it does.
+/// As [`load`]; secrets that it leaves empty are those that systemd hands over, if it does.
 fn load_with_credentials(path: Option<&PathBuf>) -> Result<Config, ConfigError> {
-    let mut config = load(path)?;
-    let Config { room, server, .. } = &mut config;
-    for (name, key) in [
-        ("room.key", &mut room.key),
-        ("server.device_key", &mut server.device_key),
-    ] {
-        if key.is_empty() {
-            *key = keys::credential(name)?.unwrap_or_default();
+    let take = |config: &mut Config| config.take_secrets(keys::credential);
+    match path {
+        Some(path) => Config::load_with(path, take),
+        None => {
+            let mut config = Config::default();
+            take(&mut config)?;
+            Ok(config)
         }
     }
-    Ok(config)
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 
-use crate::cli;
 use crate::config::{Config, ConfigError, Secret, Talkback};
 use crate::keys::{self, KeyError};
 use crate::page::Page;
@@ -59,12 +58,8 @@ pub enum ShareError {
 /// [`ShareError`], which says what to do.
 pub fn url(config: Option<PathBuf>, talk: bool) -> Result<(), ShareError> {
     let place = Place::of(config);
-    let config = match cli::load(place.config.as_ref()) {
-        Err(ConfigError::Read { source, .. })
-            if source.kind() == io::ErrorKind::PermissionDenied =>
-        {
-            return Err(ShareError::NotRoot);
-        }
+    let config = match place.load() {
+        Err(error) if is_denied(&error) => return Err(ShareError::NotRoot),
         loaded => loaded?,
     };
     let page = page(&config, &place)?;
@@ -118,6 +113,25 @@ impl Place {
         })
     }
 
+    /// Returns the file in which the administrator keeps the secret that the unit hands over as `name`.
+    fn handed(&self, name: &str) -> Option<PathBuf> {
+        let key = self.credential.as_ref()?;
+        Some(match name {
+            "room.key" => key.clone(),
+            other => key.with_extension(other),
+        })
+    }
+
+    /// Reads the configuration as the service does, with the secrets that it is handed.
+    pub(crate) fn load(&self) -> Result<Config, ConfigError> {
+        let Some(path) = &self.config else {
+            return Ok(Config::default());
+        };
+        Config::load_with(path, |config| {
+            config.take_secrets(|name| self.handed(name).map_or(Ok(None), |path| keys::read(&path)))
+        })
+    }
+
     /// Without a file it is the installed service's, where there is one.
     pub(crate) fn of(config: Option<PathBuf>) -> Self {
         let installed = || Path::new(INSTALLED).join("roomcam.toml");
@@ -138,6 +152,16 @@ impl Place {
             credential,
         }
     }
+}
+
+/// Whether only others may read the configuration, or the secrets that belong to it.
+pub(crate) fn is_denied(error: &ConfigError) -> bool {
+    let (ConfigError::Read { source, .. } | ConfigError::Credential(KeyError::File { source, .. })) =
+        error
+    else {
+        return false;
+    };
+    source.kind() == io::ErrorKind::PermissionDenied
 }
 
 fn page(config: &Config, place: &Place) -> Result<Page, ShareError> {
@@ -171,21 +195,14 @@ fn key(config: &Config, place: &Place) -> Result<Secret, ShareError> {
     if !config.room.key.is_empty() {
         return Ok(config.room.key.clone());
     }
-    let credential = place.credential.as_deref();
-    let kept = place.state.join(keys::VIEWER_KEY_FILE);
-    for path in credential.into_iter().chain([kept.as_path()]) {
-        match keys::read(path) {
-            Ok(Some(key)) => return Ok(key),
-            Ok(None) => {}
-            Err(KeyError::File { source, .. })
-                if source.kind() == io::ErrorKind::PermissionDenied =>
-            {
-                return Err(ShareError::NotRoot);
-            }
-            Err(error) => return Err(error.into()),
+    match keys::read(&place.state.join(keys::VIEWER_KEY_FILE)) {
+        Ok(Some(key)) => Ok(key),
+        Ok(None) => Err(ShareError::NoKeyYet(place.state.clone())),
+        Err(KeyError::File { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+            Err(ShareError::NotRoot)
         }
+        Err(error) => Err(error.into()),
     }
-    Err(ShareError::NoKeyYet(place.state.clone()))
 }
 
 /// Returns the link for a phone's camera, in half blocks: two modules a character. Black on white
@@ -224,24 +241,33 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_the_configured_one_or_the_handed_one_or_the_kept_one() {
+    fn the_keys_are_the_configured_ones_or_the_handed_ones_or_the_kept_one() {
         let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
         let place = Place {
-            config: None,
+            config: Some(directory.path().join("roomcam.toml")),
             state: directory.path().to_owned(),
             credential: Some(directory.path().join("roomcam.key")),
         };
-        let mut config = Config::default();
-        let url = |config: &Config| page(config, &place).map(|page| page.url);
+        let url = || {
+            let config = place.load().unwrap();
+            let page = page(&config, &place)?;
+            speaking(page, &config.talkback).map(|page| page.url)
+        };
 
-        let error = url(&config).unwrap_err().to_string();
+        write("roomcam.toml", "[talkback]\nsink = \"auto\"\n");
+        let error = url().unwrap_err().to_string();
         assert!(error.contains("start roomcam once"), "{error}");
-        fs::write(directory.path().join("key"), "kept\n").unwrap();
-        assert!(url(&config).unwrap().ends_with("&key=kept"));
-        fs::write(directory.path().join("roomcam.key"), "handed\n").unwrap();
-        assert!(url(&config).unwrap().ends_with("&key=handed"));
-        config.room.key = Secret::new("configured".to_owned());
-        assert!(url(&config).unwrap().ends_with("&key=configured"));
+        write("key", "kept\n");
+        assert!(url().unwrap().ends_with("&key=kept"));
+        write("roomcam.key", "handed\n");
+        write("roomcam.talkback.key", "open sesame\n");
+        assert!(url().unwrap().ends_with("&key=handed&talk=open+sesame"));
+        write(
+            "roomcam.toml",
+            "[room]\nkey = \"configured\"\n[talkback]\nsink = \"auto\"\n",
+        );
+        assert!(url().unwrap().ends_with("&key=configured&talk=open+sesame"));
     }
 
     #[test]

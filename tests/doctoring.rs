@@ -1,8 +1,10 @@
 //! `roomcam devices` and `roomcam doctor` on a machine without cameras: what works, what does not, and what
 //! mends it. With cameras and sound cards: `guest`; with STUN and TURN: `relaying`.
 
+use std::fs;
 use std::io::Write as _;
 use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Output, Stdio};
 
 use roomcam::clock;
@@ -100,7 +102,7 @@ fn people_read_it_in_80_columns() {
 }
 
 #[test]
-fn a_camera_and_a_microphone_that_are_not_there_are_errors() {
+fn a_camera_that_is_not_there_is_an_error_and_a_microphone_a_warning() {
     let configuration =
         "[video]\nsource = \"/dev/video99\"\n[audio]\nsource = \"plughw:CARD=Nothing\"\n";
     let (code, report) = doctor(&format!("{configuration}{}", free_page()));
@@ -112,11 +114,51 @@ fn a_camera_and_a_microphone_that_are_not_there_are_errors() {
     ];
     assert_eq!(finding(&report, "camera"), missing);
     let missing = [
-        "error",
-        "microphone plughw:CARD=Nothing is not present.",
+        "warning",
+        "microphone plughw:CARD=Nothing is not present. Pictures are shown without sound.",
         "roomcam devices",
     ];
     assert_eq!(finding(&report, "microphone"), missing);
+}
+
+#[test]
+fn without_its_microphone_and_loudspeaker_it_works_unless_sound_is_all_there_is() {
+    let configuration = "[video]\nsource = \"pattern\"\nwidth = 320\nheight = 180\n\
+                         [audio]\nsource = \"plughw:CARD=Nothing\"\n\
+                         [talkback]\nsink = \"plughw:CARD=Nothing\"\n";
+    let (code, report) = doctor(&format!("{configuration}{}", free_page()));
+    assert_eq!(code, Some(0), "{report:#}");
+    assert_eq!(finding(&report, "microphone")[0], "warning");
+    let missing = [
+        "warning",
+        "loudspeaker plughw:CARD=Nothing is not present. Viewers cannot be heard.",
+        "roomcam devices",
+    ];
+    assert_eq!(finding(&report, "speaker"), missing);
+    let sound_only = configuration.replace("\"pattern\"", "\"none\"");
+    let (code, report) = doctor(&format!("{sound_only}{}", free_page()));
+    assert_eq!(code, Some(1), "{report:#}");
+    assert_eq!(finding(&report, "microphone")[0], "error");
+}
+
+#[test]
+fn what_nobody_may_read_is_not_called_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let configuration = directory.path().join("roomcam.toml");
+    fs::write(&configuration, MADE_UP).unwrap();
+    fs::set_permissions(&configuration, fs::Permissions::from_mode(0o0)).unwrap();
+    if fs::read(&configuration).is_ok() {
+        // Root may read anything: `installed` asks as somebody else.
+        return;
+    }
+    let output = program::roomcam()
+        .args(["doctor", "--json", "--config"])
+        .arg(&configuration)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(finding(&report, "configuration")[2], "sudo roomcam doctor");
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! What a room server may want to see of the device before it talks to it: headers of the HTTP request
-//! that opens the WebSocket, and the payload of Socket.IO's CONNECT packet.
+//! Secrets that are kept outside of the file; and what a room server may want to see of the device before
+//! it talks to it: headers of the HTTP request that opens the WebSocket, and the payload of Socket.IO's
+//! CONNECT packet.
 //!
 //! Pure.
 
@@ -9,7 +10,35 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{ConfigError, Secret};
+use super::{Config, ConfigError, Secret};
+use crate::keys::KeyError;
+
+impl Config {
+    /// Takes the secrets that the file leaves empty from elsewhere, as systemd hands them over
+    /// (`LoadCredential=`): `hand` is asked for each by the name of its key.
+    ///
+    /// # Errors
+    ///
+    /// The first of `hand`.
+    pub fn take_secrets(
+        &mut self,
+        mut hand: impl FnMut(&str) -> Result<Option<Secret>, KeyError>,
+    ) -> Result<(), ConfigError> {
+        let turn = &mut self.webrtc.turn;
+        for (name, secret) in [
+            ("room.key", &mut self.room.key),
+            ("server.device_key", &mut self.server.device_key),
+            ("talkback.key", &mut self.talkback.key),
+            ("webrtc.turn.password", &mut turn.password),
+            ("webrtc.turn.secret", &mut turn.secret),
+        ] {
+            if secret.is_empty() {
+                *secret = hand(name)?.unwrap_or_default();
+            }
+        }
+        Ok(())
+    }
+}
 
 /// Headers that the handshake writes itself (RFC 6455 §4.1), or that would end the request early. All
 /// of `Sec-WebSocket-…` belong to it as well.
@@ -135,6 +164,52 @@ mod tests {
     fn wrong(name: &str, value: &str) -> String {
         let headers = Headers::from_iter([(name, value)]);
         headers.check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn secrets_that_the_file_leaves_empty_are_handed_over_and_no_others() {
+        let mut config = Config::parse("[room]\nkey = \"mine\"").unwrap();
+        let mut asked = Vec::new();
+        let hand = |name: &str| {
+            asked.push(name.to_owned());
+            Ok((name != "webrtc.turn.secret").then(|| Secret::new(format!("the {name}"))))
+        };
+        config.take_secrets(hand).unwrap();
+        assert!(config.room.key.matches("mine"));
+        assert!(config.server.device_key.matches("the server.device_key"));
+        assert!(config.talkback.key.matches("the talkback.key"));
+        assert!(
+            config
+                .webrtc
+                .turn
+                .password
+                .matches("the webrtc.turn.password")
+        );
+        assert!(config.webrtc.turn.secret.is_empty());
+        assert_eq!(asked.len(), 4);
+    }
+
+    #[test]
+    fn what_is_handed_over_is_checked_like_the_file() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let turn = "[talkback]\nsink = \"auto\"\n[webrtc.turn]\nurls = [\"turn:t.example\"]\n";
+        std::io::Write::write_all(&mut file, turn.as_bytes()).unwrap();
+        let with = |wanted: &'static str, secret: &'static str| {
+            Config::load_with(file.path(), |config| {
+                config.take_secrets(|name| {
+                    Ok((name == wanted).then(|| Secret::new(secret.to_owned())))
+                })
+            })
+        };
+        let error = Config::load(file.path()).unwrap_err().to_string();
+        assert!(error.starts_with("webrtc.turn.secret"), "{error}");
+        with("webrtc.turn.secret", "s").unwrap();
+        let both = Config::load_with(file.path(), |config| {
+            config.take_secrets(|_| Ok(Some(Secret::new("short".to_owned()))))
+        });
+        let error = both.unwrap_err().to_string();
+        assert!(error.starts_with("talkback.key"), "{error}");
+        assert!(!error.contains("short"), "{error}");
     }
 
     #[test]

@@ -11,14 +11,27 @@ impl Config {
     ///
     /// Any [`ConfigError`]; none heals by itself.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_with(path, |_| Ok(()))
+    }
+
+    /// As [`Self::load`]; `complete` adds what is kept elsewhere before all is checked.
+    ///
+    /// # Errors
+    ///
+    /// Any [`ConfigError`], also of `complete`.
+    pub fn load_with(
+        path: &Path,
+        complete: impl FnOnce(&mut Self) -> Result<(), ConfigError>,
+    ) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
             source,
         })?;
-        let config = Self::parse(&text).map_err(|message| ConfigError::Parse {
+        let mut config = Self::parse(&text).map_err(|message| ConfigError::Parse {
             path: path.to_owned(),
             message,
         })?;
+        complete(&mut config)?;
         config.check()?;
         Ok(config)
     }

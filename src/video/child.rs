@@ -1,7 +1,8 @@
 //! A program as a child process: what it writes to a pipe is for us, what it complains of for the log.
 //!
 //! In a process group of its own, so that its children end with it. It dies when the thread that
-//! started it does, and is reaped when this value is dropped.
+//! started it does, and is reaped when this value is dropped. Where memory is short, the kernel ends it
+//! before us.
 #![expect(
     unsafe_code,
     reason = "process groups, death signals and pipe sizes are not in std"
@@ -54,7 +55,7 @@ impl Running {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        // SAFETY: the closure runs between fork and exec, and makes two system calls.
+        // SAFETY: the closure runs between fork and exec, and makes system calls alone.
         unsafe {
             command.pre_exec(move || {
                 let signal = libc::c_ulong::try_from(libc::SIGKILL).unwrap_or_default();
@@ -65,6 +66,7 @@ impl Running {
                 if u32::try_from(libc::getppid()) != Ok(parent) {
                     return Err(io::Error::from_raw_os_error(libc::ESRCH));
                 }
+                volunteer_for_oom();
                 Ok(())
             });
         }
@@ -148,6 +150,20 @@ pub(super) fn widen(pipe: &ChildStdout, bytes: usize) {
     let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
     // SAFETY: the descriptor is open, and the argument is an integer.
     let _refused = unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) };
+}
+
+/// Has the kernel end this process first where memory is short: a camera program is started again, and
+/// nobody loses sound or connection. Called between fork and exec.
+fn volunteer_for_oom() {
+    const FIRST: &[u8] = b"1000";
+    // SAFETY: the path is a string that ends with a zero.
+    let file = unsafe { libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY) };
+    if file >= 0 {
+        // SAFETY: the buffer is valid for its length, and the descriptor is open.
+        let _refused = unsafe { libc::write(file, FIRST.as_ptr().cast(), FIRST.len()) };
+        // SAFETY: the descriptor is open, and nobody else's.
+        unsafe { libc::close(file) };
+    }
 }
 
 /// Sends a signal to the program and its children.

@@ -184,6 +184,13 @@ pub(super) fn classify(line: &str) -> Line {
     }
 }
 
+/// Tells whether the program ended because another process has the camera.
+pub(super) fn says_busy(complaint: &str) -> bool {
+    ["failed to acquire camera", "in use by another process"]
+        .iter()
+        .any(|words| complaint.contains(words))
+}
+
 /// Returns what of a line is fit for a log: without control characters, and not too long.
 pub(super) fn printable(line: &[u8]) -> String {
     let line = line.get(..LONGEST_LINE).unwrap_or(line);

@@ -17,6 +17,31 @@ pub fn of_socket(inode: u64) -> Option<String> {
     open_by(&PathBuf::from(format!("socket:[{inode}]")))
 }
 
+/// Returns a process that runs one of the programs `names`, and the roomcam that has started it, if one has:
+/// `rpicam-vid (pid 9) of roomcam (pid 7)`. Our own do not count.
+#[must_use]
+pub fn of_program(names: &[&str]) -> Option<String> {
+    let own = std::process::id();
+    let comm = |id: u32| fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let ids = processes.filter_map(|p| p.file_name().to_str()?.parse::<u32>().ok());
+    let id = ids
+        .filter(|id| *id != own && parent(*id) != Some(own))
+        .find(|id| names.contains(&comm(*id).trim()))?;
+    let starter = parent(id).filter(|starter| comm(*starter).trim() == "roomcam");
+    Some(match starter {
+        Some(starter) => format!("{} of {}", named(id), named(starter)),
+        None => named(id),
+    })
+}
+
+fn parent(process: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let mut lines = status.lines();
+    let id = lines.find_map(|line| line.strip_prefix("PPid:"))?;
+    id.trim().parse().ok()
+}
+
 /// Returns a process in words: `guvcview (pid 412)`.
 #[must_use]
 pub fn named(id: u32) -> String {

@@ -292,15 +292,18 @@ pub enum VideoError {
     },
 }
 
+/// Returns the command that names who has `path` open. A CSI camera (`csi`) has no node of its own.
+pub(crate) fn names_holder(path: &Path) -> String {
+    if path == Path::new("csi") {
+        return "sudo fuser -v /dev/media*".to_owned();
+    }
+    format!("sudo fuser -v {}", path.display())
+}
+
 /// Returns who has `path` open. Of other users' processes only root may know what they do.
 fn who(path: &Path, holder: Option<&str>) -> String {
     holder.map_or_else(
-        || {
-            format!(
-                "another program: `sudo fuser -v {}` names it",
-                path.display()
-            )
-        },
+        || format!("another program: `{}` names it", names_holder(path)),
         str::to_owned,
     )
 }

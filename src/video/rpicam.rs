@@ -22,7 +22,7 @@ use super::format::FourCc;
 use super::raw_stream::RawStream;
 use super::resume::Resume;
 use super::still::{Keeper, Planes, Still};
-use super::{AccessUnit, VideoError, VideoSource, csi, poll};
+use super::{AccessUnit, VideoError, VideoSource, csi, holder, poll};
 use crate::clock;
 use crate::config::{self, CsiMode};
 use crate::control::camera::{Control, ControlId};
@@ -320,6 +320,12 @@ impl Rpicam {
         };
         let status = process.child.end();
         let words = process.child.last_complaint();
+        if words.as_deref().is_some_and(csi::says_busy) {
+            return Err(VideoError::Busy {
+                path: PathBuf::from("csi"),
+                holder: holder::of_program(&csi::PROGRAMS),
+            });
+        }
         let status = status.map_or_else(|| "ended".to_owned(), |s| format!("ended ({s})"));
         let reason = match words {
             Some(words) => format!("{status}: {words}"),

@@ -426,6 +426,9 @@ fn the_unit_of_several_cameras_is_that_of_one_but_for_the_names() {
         ("/etc/roomcam/roomcam.toml", "/etc/roomcam/%i.toml"),
         ("StateDirectory=roomcam", "StateDirectory=roomcam/%i"),
         ("/etc/roomcam/roomcam.key", "/etc/roomcam/%i.key"),
+        ("/roomcam.talkback.", "/%i.talkback."),
+        ("/roomcam.webrtc.", "/%i.webrtc."),
+        ("/roomcam.webrtc.", "/%i.webrtc."),
     ];
     assert_eq!(differ.len(), expected.len(), "{differ:#?}");
     for ((one, several), (its, theirs)) in differ.into_iter().zip(expected) {

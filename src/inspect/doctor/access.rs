@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::finding::Finding;
+use super::finding::{Finding, Level};
 
 /// On whose behalf it is asked.
 #[derive(Clone, Debug, Default)]
@@ -31,51 +31,95 @@ pub(super) struct Node {
 /// What the nodes of one kind are for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Kind {
+    /// V4L2: cameras and encoders.
     Video,
+    /// What libcamera opens beside those: how a CSI camera is wired, and the memory of its pictures.
+    Csi,
+    /// ALSA.
     Audio,
 }
 
-/// Judges the nodes of one kind. `is_wanted`: a source of that kind is configured.
-pub(super) fn findings(kind: Kind, user: &User, nodes: &[Node], is_wanted: bool) -> Vec<Finding> {
-    let (check, what) = match kind {
-        Kind::Video => ("video access", "cameras and encoders"),
-        Kind::Audio => ("audio access", "sound cards"),
-    };
+impl Kind {
+    const fn check(self) -> &'static str {
+        match self {
+            Self::Video | Self::Csi => "video access",
+            Self::Audio => "audio access",
+        }
+    }
+
+    const fn what(self) -> &'static str {
+        match self {
+            Self::Video => "cameras and encoders",
+            Self::Csi => "that libcamera needs",
+            Self::Audio => "sound cards",
+        }
+    }
+
+    /// The group that such nodes belong to on Debian and Raspberry Pi OS.
+    const fn usual_group(self) -> &'static str {
+        match self {
+            Self::Video | Self::Csi => "video",
+            Self::Audio => "audio",
+        }
+    }
+
+    /// Says that there is nothing whose group could be wrong.
+    fn nothing(self) -> Finding {
+        let (text, remedy) = match self {
+            Self::Video => (
+                "there is no /dev/video*: no driver has found a camera.",
+                "plug the camera in, then: sudo dmesg | tail -n 30",
+            ),
+            Self::Csi => (
+                "there is no /dev/media* and no /dev/dma_heap: libcamera finds no camera without them.",
+                "push the ribbon cable in anew while the machine is off, then: sudo dmesg | grep -iE \
+                 'unicam|cfe|imx|ov[0-9]'",
+            ),
+            Self::Audio => (
+                "there is no /dev/snd/pcm*: no driver has found a sound card.",
+                "plug the microphone in, then: sudo dmesg | tail -n 30",
+            ),
+        };
+        Finding::warning(self.check(), text).mended_by(remedy)
+    }
+}
+
+/// Judges the nodes of one kind. `failure` is how bad it is if they cannot be opened; `None` where nothing of
+/// that kind is configured, so that it does not matter whether there are any.
+pub(super) fn findings(
+    kind: Kind,
+    user: &User,
+    nodes: &[Node],
+    failure: Option<Level>,
+) -> Vec<Finding> {
+    let check = kind.check();
     if nodes.is_empty() {
-        return Vec::new();
+        return failure.map(|_| kind.nothing()).into_iter().collect();
     }
     let closed: Vec<&Node> = nodes.iter().filter(|node| !may_open(user, node)).collect();
     let name = &user.name;
     if closed.is_empty() {
+        let what = kind.what();
         return vec![Finding::ok(check, format!("{name} may open all {what}."))];
     }
-    let judge = |text: String| {
-        if is_wanted {
-            Finding::error(check, text)
-        } else {
-            Finding::warning(check, text)
-        }
-    };
+    let judge = |text: String| Finding::new(check, failure.unwrap_or(Level::Warning), text);
     let groups: BTreeSet<&str> = closed.iter().map(|node| node.group.as_str()).collect();
     let of_group = |group: &str| {
         let nodes = closed.iter().filter(|node| node.group == group);
         let paths: Vec<&str> = nodes.clone().map(|node| node.path.as_str()).collect();
         let opens = nodes.clone().any(|node| is_open_to_group(node.mode)) && group != "root";
-        let paths = shortened(&paths);
+        let shown = shortened(&paths);
         if !opens {
-            let text = format!("{name} may not open {paths}, nor may any group but root.");
-            let usual = match kind {
-                Kind::Video => "video",
-                Kind::Audio => "audio",
-            };
-            let remedy = format!("sudo chgrp {usual} {paths} && sudo chmod 660 {paths}");
+            let text = format!("{name} may not open {shown}, nor may any group but root.");
+            let (usual, all) = (kind.usual_group(), patterns(&paths));
+            let remedy = format!("sudo chgrp {usual} {all} && sudo chmod 660 {all}");
             return judge(text).mended_by(remedy);
         }
         if user.listed.contains(group) {
             let text = format!("{name} is in the group {group}, but not since it logged in.");
             return judge(text).mended_by("log out and in again");
         }
-        let text = format!("{name} may not open {paths}: it is not in the group {group}.");
+        let text = format!("{name} may not open {shown}: it is not in the group {group}.");
         let add = format!("sudo usermod -aG {group} {name}");
         judge(text).mended_by(match &user.unit {
             Some(unit) => format!("{add} && sudo systemctl restart {unit}"),
@@ -109,9 +153,22 @@ fn shortened(paths: &[&str]) -> String {
     text
 }
 
+/// Returns patterns of a shell that match at least the paths: `/dev/video* /dev/dma_heap/*`.
+fn patterns(paths: &[&str]) -> String {
+    let pattern = |path: &&str| match path.rsplit_once('/') {
+        Some(("/dev", name)) => {
+            let kind = name.trim_end_matches(|c: char| c.is_ascii_digit());
+            format!("/dev/{kind}*")
+        }
+        Some((directory, _)) => format!("{directory}/*"),
+        None => (*path).to_owned(),
+    };
+    let patterns: BTreeSet<String> = paths.iter().map(pattern).collect();
+    patterns.into_iter().collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::finding::Level;
     use super::*;
 
     fn node(path: &str, group: &str, mode: u32) -> Node {
@@ -132,8 +189,10 @@ mod tests {
         }
     }
 
-    fn only(user: &User, nodes: &[Node], is_wanted: bool) -> Finding {
-        let mut findings = findings(Kind::Video, user, nodes, is_wanted);
+    const NEEDED: Option<Level> = Some(Level::Error);
+
+    fn only(user: &User, nodes: &[Node], failure: Option<Level>) -> Finding {
+        let mut findings = findings(Kind::Video, user, nodes, failure);
         assert_eq!(findings.len(), 1, "{findings:?}");
         findings.remove(0)
     }
@@ -141,7 +200,7 @@ mod tests {
     #[test]
     fn a_user_without_the_group_is_told_the_command_that_adds_it() {
         let nodes = [node("/dev/video0", "video", 0o660)];
-        let finding = only(&user(&["audio"], None), &nodes, true);
+        let finding = only(&user(&["audio"], None), &nodes, NEEDED);
         assert_eq!(finding.level, Level::Error);
         assert_eq!(
             finding.text,
@@ -152,8 +211,8 @@ mod tests {
             remedy,
             "sudo usermod -aG video pi, then log out and in again"
         );
-        assert_eq!(only(&user(&[], None), &nodes, false).level, Level::Warning);
-        let service = only(&user(&[], Some("roomcam.service")), &nodes, true);
+        assert_eq!(only(&user(&[], None), &nodes, None).level, Level::Warning);
+        let service = only(&user(&[], Some("roomcam.service")), &nodes, NEEDED);
         let remedy = service.remedy.unwrap();
         assert!(
             remedy.ends_with("&& sudo systemctl restart roomcam.service"),
@@ -165,7 +224,7 @@ mod tests {
     fn a_group_that_came_after_the_login_needs_another_login() {
         let mut user = user(&[], None);
         user.listed.insert("video".to_owned());
-        let finding = only(&user, &[node("/dev/video0", "video", 0o660)], true);
+        let finding = only(&user, &[node("/dev/video0", "video", 0o660)], NEEDED);
         assert_eq!(finding.remedy.unwrap(), "log out and in again");
     }
 
@@ -176,18 +235,54 @@ mod tests {
             node("/dev/media0", "video", 0o666),
         ];
         let service = user(&["video"], Some("roomcam.service"));
-        assert_eq!(only(&service, &nodes, true).level, Level::Ok);
+        assert_eq!(only(&service, &nodes, NEEDED).level, Level::Ok);
         let root = User {
             is_root: true,
             ..user(&[], None)
         };
-        assert_eq!(only(&root, &nodes, true).level, Level::Ok);
+        assert_eq!(only(&root, &nodes, NEEDED).level, Level::Ok);
         let seated = Node {
             is_open_to_us: true,
             ..node("/dev/video0", "video", 0o660)
         };
-        assert_eq!(only(&user(&[], None), &[seated], true).level, Level::Ok);
-        assert_eq!(findings(Kind::Audio, &service, &[], true), []);
+        assert_eq!(only(&user(&[], None), &[seated], NEEDED).level, Level::Ok);
+    }
+
+    #[test]
+    fn where_there_are_no_nodes_that_is_said_instead_of_a_group() {
+        let user = user(&[], None);
+        for kind in [Kind::Video, Kind::Csi, Kind::Audio] {
+            let found = findings(kind, &user, &[], NEEDED);
+            assert_eq!(found.len(), 1);
+            assert_eq!(found[0].level, Level::Warning);
+            assert!(found[0].text.contains("there is no /dev/"), "{found:?}");
+            assert!(!found[0].text.contains("group"), "{found:?}");
+            assert_eq!(findings(kind, &user, &[], None), []);
+        }
+    }
+
+    #[test]
+    fn what_is_only_heard_is_no_error() {
+        let nodes = [node("/dev/snd/pcmC0D0c", "audio", 0o660)];
+        let found = findings(Kind::Audio, &user(&[], None), &nodes, Some(Level::Warning));
+        assert_eq!(found[0].level, Level::Warning);
+    }
+
+    #[test]
+    fn libcamera_needs_the_memory_of_its_pictures_as_well() {
+        let nodes = [
+            node("/dev/media0", "video", 0o660),
+            node("/dev/dma_heap/linux,cma", "root", 0o600),
+            node("/dev/dma_heap/system", "root", 0o600),
+        ];
+        let user = user(&["video"], Some("roomcam.service"));
+        let found = findings(Kind::Csi, &user, &nodes, NEEDED);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].check, "video access");
+        assert_eq!(
+            found[0].remedy.as_deref(),
+            Some("sudo chgrp video /dev/dma_heap/* && sudo chmod 660 /dev/dma_heap/*")
+        );
     }
 
     #[test]
@@ -195,11 +290,11 @@ mod tests {
         let nodes: Vec<Node> = (0..9)
             .map(|n| node(&format!("/dev/video{n}"), "root", 0o600))
             .collect();
-        let finding = only(&user(&["video"], None), &nodes, true);
+        let finding = only(&user(&["video"], None), &nodes, NEEDED);
         let remedy = finding.remedy.unwrap();
-        assert!(
-            remedy.starts_with("sudo chgrp video /dev/video0 /dev/video1"),
-            "{remedy}"
+        assert_eq!(
+            remedy,
+            "sudo chgrp video /dev/video* && sudo chmod 660 /dev/video*"
         );
         assert!(finding.text.contains('…'), "{}", finding.text);
     }

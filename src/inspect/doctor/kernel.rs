@@ -15,8 +15,12 @@ use std::process::{Command, Stdio};
 use super::machine::{Disk, Machine};
 use crate::clock;
 
-/// Where the Pi's firmware says whether it throttles: where its driver has a file, and its own program.
-const THROTTLED: &str = "/sys/devices/platform/soc/soc:firmware/get_throttled";
+/// What sets the clock by the network, where it is installed: systemd's own, chrony, ntpsec.
+const TIMEKEEPERS: [&str; 3] = [
+    "/usr/lib/systemd/systemd-timesyncd",
+    "/usr/sbin/chronyd",
+    "/usr/sbin/ntpd",
+];
 
 /// Most sensors that are read.
 const MAX_SENSORS: usize = 32;
@@ -34,6 +38,7 @@ pub(super) fn machine(state: &Path) -> Machine {
         state: disk(state),
         unix_time: clock::unix_time(),
         is_synchronized: is_synchronized(),
+        has_timekeeper: TIMEKEEPERS.iter().any(|path| Path::new(path).exists()),
     }
 }
 
@@ -73,10 +78,9 @@ fn temperatures() -> Vec<(String, i32)> {
         .collect()
 }
 
+/// Asks the Pi's firmware by its own program, which the group `video` may use. The kernel's file of the same
+/// name is deprecated, and says so in its log.
 fn throttled() -> Option<u32> {
-    if let Some(text) = read(THROTTLED) {
-        return hexadecimal(&text);
-    }
     let mut program = Command::new("vcgencmd");
     program.arg("get_throttled").stdin(Stdio::null());
     let output = program.output().ok()?;

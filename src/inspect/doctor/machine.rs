@@ -35,6 +35,8 @@ pub(super) struct Machine {
     pub(super) unix_time: Duration,
     /// Whether something keeps the clock right.
     pub(super) is_synchronized: Option<bool>,
+    /// Whether there is something installed that could.
+    pub(super) has_timekeeper: bool,
 }
 
 /// Where the key is kept.
@@ -51,7 +53,7 @@ pub(super) fn findings(machine: &Machine, needs_time: bool) -> Vec<Finding> {
     let all = [
         Some(system(machine)),
         temperature(&machine.temperatures),
-        machine.throttled.map(power),
+        power(machine),
         machine.memory_kib.map(memory),
         machine.state.as_ref().map(disk),
         Some(clock(machine, needs_time)),
@@ -91,7 +93,19 @@ const POWER_BITS: [(u32, &str); 4] = [
 
 const LOW_VOLTAGE: u32 = 0x1_0001;
 
-fn power(bits: u32) -> Finding {
+fn power(machine: &Machine) -> Option<Finding> {
+    let model = machine.model.as_deref().unwrap_or_default();
+    match machine.throttled {
+        Some(bits) => Some(judge_power(bits)),
+        None if model.starts_with("Raspberry Pi") => {
+            let text = "unknown: vcgencmd is missing, or this user may not ask the firmware.";
+            Some(Finding::ok("power", text).mended_by("sudo vcgencmd get_throttled"))
+        }
+        None => None,
+    }
+}
+
+fn judge_power(bits: u32) -> Finding {
     let named = |shift: u32| -> Vec<&str> {
         let is_set = |bit: &u32| bits >> (bit + shift) & 1 == 1;
         let set = POWER_BITS.iter().filter(|(bit, _)| is_set(bit));
@@ -141,7 +155,11 @@ fn disk(disk: &Disk) -> Finding {
 }
 
 fn clock(machine: &Machine, needs_time: bool) -> Finding {
-    const REMEDY: &str = "sudo timedatectl set-ntp true";
+    let remedy = if machine.has_timekeeper {
+        "sudo timedatectl set-ntp true"
+    } else {
+        "sudo apt install systemd-timesyncd && sudo timedatectl set-ntp true"
+    };
     let days = machine.unix_time.as_secs() / 86_400;
     if machine.unix_time < LEAST_PLAUSIBLE_TIME {
         let text = format!(
@@ -153,11 +171,11 @@ fn clock(machine: &Machine, needs_time: bool) -> Finding {
         } else {
             Finding::warning("clock", text)
         };
-        return finding.mended_by(REMEDY);
+        return finding.mended_by(remedy);
     }
     match machine.is_synchronized {
         Some(false) => {
-            Finding::warning("clock", "set, but nothing keeps it right.").mended_by(REMEDY)
+            Finding::warning("clock", "set, but nothing keeps it right.").mended_by(remedy)
         }
         Some(true) => Finding::ok("clock", "set, and kept right by the network."),
         None => Finding::ok("clock", "set."),
@@ -185,6 +203,7 @@ mod tests {
             }),
             unix_time: LEAST_PLAUSIBLE_TIME,
             is_synchronized: Some(true),
+            has_timekeeper: true,
         }
     }
 
@@ -221,14 +240,14 @@ mod tests {
 
     #[test]
     fn the_bits_of_the_firmware_are_put_into_words() {
-        let finding = power(0x5_0005);
+        let finding = judge_power(0x5_0005);
         assert_eq!(
             finding.text,
             "now too little voltage, throttling; since the start too little voltage, throttling \
              (get_throttled 0x50005)."
         );
         assert!(finding.remedy.unwrap().contains("power supply"));
-        let finding = power(0x8_0000);
+        let finding = judge_power(0x8_0000);
         assert!(
             finding
                 .text
@@ -236,7 +255,22 @@ mod tests {
             "{finding:?}"
         );
         assert!(finding.remedy.unwrap().contains("heat sink"));
-        assert_eq!(power(0x10).level, Level::Ok, "a bit that means nothing yet");
+        assert_eq!(
+            judge_power(0x10).level,
+            Level::Ok,
+            "a bit that means nothing yet"
+        );
+    }
+
+    #[test]
+    fn a_pi_whose_firmware_does_not_answer_says_so_and_no_other_machine_does() {
+        let mut pi = machine();
+        pi.throttled = None;
+        let finding = power(&pi).unwrap();
+        assert_eq!(finding.level, Level::Ok);
+        assert_eq!(finding.remedy.unwrap(), "sudo vcgencmd get_throttled");
+        pi.model = Some("Standard PC".to_owned());
+        assert_eq!(power(&pi), None);
     }
 
     #[test]
@@ -264,5 +298,11 @@ mod tests {
         let finding = clock(&drifting, true);
         assert_eq!(finding.level, Level::Warning);
         assert_eq!(finding.remedy.unwrap(), "sudo timedatectl set-ntp true");
+        drifting.has_timekeeper = false;
+        let remedy = clock(&drifting, true).remedy.unwrap();
+        assert!(
+            remedy.starts_with("sudo apt install systemd-timesyncd"),
+            "{remedy}"
+        );
     }
 }

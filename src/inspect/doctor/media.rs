@@ -1,13 +1,17 @@
 //! What cameras, encoders and microphones gave when they were tried. Pure.
 
+use std::path::Path;
 use std::time::Duration;
 
-use super::finding::{Finding, sentence};
+use super::finding::{Finding, Level, sentence};
 use crate::audio::AudioError;
-use crate::video::VideoError;
+use crate::talkback::SpeakerError;
+use crate::video::{VideoError, names_holder};
 
 /// The loudest sample of what counts as silence, of 32767: -66 dB. A microphone's own noise is louder.
 const SILENCE: u16 = 16;
+
+const REPLUG: &str = "unplug it and plug it in again; sudo dmesg | tail";
 
 /// A first frame that took this long is worth a word: viewers wait for it.
 const SLOW: Duration = Duration::from_secs(4);
@@ -23,7 +27,6 @@ pub(super) struct Frame {
 
 /// Judges a camera. `is_configured`: it is the one that the daemon would open.
 pub(super) fn camera(
-    source: &str,
     is_configured: bool,
     service_runs: bool,
     tried: &Result<Frame, VideoError>,
@@ -47,11 +50,12 @@ pub(super) fn camera(
         }
         Err(error) => error,
     };
-    if let VideoError::Busy { holder, .. } = error
+    if let VideoError::Busy { path, holder } = error
         && is_ours(holder.as_deref(), service_runs)
     {
         let holder = holder.as_deref().unwrap_or("roomcam, it seems");
-        let text = format!("{source} is in use by the running service: {holder}.");
+        let path = path.display();
+        let text = format!("{path} is in use by the running service: {holder}.");
         return Finding::ok(check, text);
     }
     let finding = if is_configured {
@@ -61,8 +65,8 @@ pub(super) fn camera(
     };
     finding.mended_by(match error {
         VideoError::Busy { path, holder } => match holder.as_deref().and_then(process) {
-            Some(id) => format!("kill {id}"),
-            None => format!("sudo fuser -v {}", path.display()),
+            Some(id) => format!("sudo kill {id}"),
+            None => names_holder(path),
         },
         VideoError::Permission { .. } => {
             "sudo usermod -aG video $USER, then log out and in again".to_owned()
@@ -73,18 +77,35 @@ pub(super) fn camera(
         VideoError::Program { reason, .. } if reason.contains("not installed") => {
             "sudo apt install rpicam-apps-lite".to_owned()
         }
-        VideoError::Program { .. } => "rpicam-hello --list-cameras".to_owned(),
-        VideoError::Driver { .. } | VideoError::Stalled { .. } => {
-            "unplug it and plug it in again; sudo dmesg | tail".to_owned()
+        VideoError::Program { program, .. } => list_cameras(program),
+        VideoError::Stalled { path, .. } if is_program(path) => {
+            let list = list_cameras(&path.to_string_lossy());
+            format!("switch the machine off and push the ribbon cable in anew, then: {list}")
         }
         VideoError::NoSignal { path, .. } | VideoError::SignalChanged { path } => {
             format!("v4l2-ctl -d {} --query-dv-timings", path.display())
         }
+        VideoError::Driver { .. } | VideoError::Stalled { .. } => REPLUG.to_owned(),
         VideoError::File { .. } => "write another video.source".to_owned(),
         VideoError::Encoder(_) | VideoError::HardwareEncoder { .. } => {
             "write encoder = \"software\" into [video]".to_owned()
         }
     })
+}
+
+/// Whether that is the program of a CSI camera, and no device.
+fn is_program(path: &Path) -> bool {
+    !path.starts_with("/dev")
+}
+
+/// Returns the command that shows what libcamera sees; its name changed together with that of `program`.
+fn list_cameras(program: &str) -> String {
+    let hello = if program.ends_with("libcamera-vid") {
+        "libcamera-hello"
+    } else {
+        "rpicam-hello"
+    };
+    format!("{hello} --list-cameras")
 }
 
 /// How fast an encoder was.
@@ -168,15 +189,17 @@ pub(super) struct Sound {
     pub(super) peak: u16,
 }
 
-/// Judges the configured microphone.
+/// Judges the configured microphone. `failure` is how bad it is if it fails: pictures are shown all the same,
+/// where there are any.
 pub(super) fn microphone(
+    failure: Level,
     service_runs: bool,
     holder: Option<&str>,
     tried: &Result<Sound, AudioError>,
 ) -> Finding {
     const CHECK: &str = "microphone";
     let error = match tried {
-        Ok(sound) => return heard(sound),
+        Ok(sound) => return heard(failure, sound),
         Err(error) => error,
     };
     if matches!(error, AudioError::Busy { .. }) && is_ours(holder, service_runs) {
@@ -187,22 +210,35 @@ pub(super) fn microphone(
     if let (AudioError::Busy { pcm, .. }, Some(holder)) = (error, holder) {
         text = format!("microphone {pcm} is in use by {holder}.");
     }
-    Finding::error(CHECK, text).mended_by(match error {
+    if failure != Level::Error {
+        text.push_str(WITHOUT_SOUND);
+    }
+    Finding::new(CHECK, failure, text).mended_by(match error {
         AudioError::Busy { .. } => match holder.and_then(process) {
-            Some(id) => format!("kill {id}"),
-            None => "sudo fuser -v /dev/snd/*".to_owned(),
+            Some(id) => format!("sudo kill {id}"),
+            None => WHO_HAS_SOUND.to_owned(),
         },
-        AudioError::Denied { .. } => {
-            "sudo usermod -aG audio $USER, then log out and in again".to_owned()
+        AudioError::Denied { .. } => TO_AUDIO.to_owned(),
+        AudioError::Driver { .. } | AudioError::Stalled { .. } => REPLUG.to_owned(),
+        AudioError::NoMicrophone => {
+            "plug one in, or write source = \"none\" into [audio]".to_owned()
         }
-        AudioError::Driver { .. } | AudioError::Stalled { .. } => {
-            "unplug it and plug it in again; sudo dmesg | tail".to_owned()
+        AudioError::Format { converting, .. } => {
+            format!("write source = \"{converting}\" into [audio]")
         }
-        _ => "roomcam devices".to_owned(),
+        AudioError::Missing { .. } | AudioError::Encoder(_) | AudioError::Resampler(_) => {
+            "roomcam devices".to_owned()
+        }
     })
 }
 
-fn heard(sound: &Sound) -> Finding {
+/// What is left where a microphone fails.
+const WITHOUT_SOUND: &str = " Pictures are shown without sound.";
+
+const WHO_HAS_SOUND: &str = "sudo fuser -v /dev/snd/*";
+const TO_AUDIO: &str = "sudo usermod -aG audio $USER, then log out and in again";
+
+fn heard(failure: Level, sound: &Sound) -> Finding {
     const CHECK: &str = "microphone";
     let Sound {
         description,
@@ -212,15 +248,15 @@ fn heard(sound: &Sound) -> Finding {
     } = sound;
     let ms = after.as_millis();
     if length.is_zero() {
-        return Finding::error(CHECK, format!("{description}: opened, but no sound came."))
-            .mended_by("unplug it and plug it in again; sudo dmesg | tail");
+        let text = format!("{description}: opened, but no sound came.");
+        return Finding::new(CHECK, failure, text).mended_by(REPLUG);
     }
     if *peak <= SILENCE {
         let text = format!("{description}: silent. Is it muted, or its volume zero?");
         let card = description
             .split("CARD=")
             .nth(1)
-            .and_then(|rest| rest.split(',').next());
+            .and_then(|rest| rest.split([',', ' ']).next());
         let remedy = match card {
             Some(card) => format!("alsamixer --card {card} --view capture"),
             None => "alsamixer --view capture".to_owned(),
@@ -232,10 +268,47 @@ fn heard(sound: &Sound) -> Finding {
     Finding::ok(CHECK, text)
 }
 
+/// Judges the configured loudspeaker: what it is, or why nobody can be heard. It is never needed for pictures.
+pub(super) fn speaker(
+    service_runs: bool,
+    holder: Option<&str>,
+    tried: &Result<String, SpeakerError>,
+) -> Finding {
+    const CHECK: &str = "speaker";
+    let error = match tried {
+        Ok(description) => return Finding::ok(CHECK, format!("{description}: opened.")),
+        Err(error) => error,
+    };
+    let is_busy = matches!(error, SpeakerError::Busy { .. });
+    if is_busy && is_ours(holder, service_runs) {
+        let holder = holder.unwrap_or("roomcam, it seems");
+        return Finding::ok(CHECK, format!("in use by the running service: {holder}."));
+    }
+    let text = format!("{error}. Viewers cannot be heard.");
+    Finding::warning(CHECK, text).mended_by(match error {
+        SpeakerError::Busy { .. } => match holder.and_then(process) {
+            Some(id) => format!("sudo kill {id}"),
+            None => WHO_HAS_SOUND.to_owned(),
+        },
+        SpeakerError::Denied { .. } => TO_AUDIO.to_owned(),
+        SpeakerError::NoSpeaker => {
+            "plug one in, or write sink = \"none\" into [talkback]".to_owned()
+        }
+        SpeakerError::Format { converting, .. } => {
+            format!("write sink = \"{converting}\" into [talkback]")
+        }
+        SpeakerError::Missing { .. } => "roomcam devices".to_owned(),
+        _ => REPLUG.to_owned(),
+    })
+}
+
 /// Whether whoever has a device is roomcam itself. Who it is can often not be seen; then the running
 /// service is the likeliest.
 fn is_ours(holder: Option<&str>, service_runs: bool) -> bool {
-    holder.map_or(service_runs, |holder| holder.starts_with("roomcam (pid "))
+    // Also a program that it has started: `rpicam-vid (pid 9) of roomcam (pid 7)`.
+    holder.map_or(service_runs, |holder| {
+        holder.starts_with("roomcam (pid ") || holder.contains(" of roomcam (pid ")
+    })
 }
 
 /// Reads the number of `guvcview (pid 412)`.
@@ -263,7 +336,7 @@ mod tests {
             after: Duration::from_millis(212),
             bytes: 4_321,
         };
-        let finding = camera("/dev/video0", true, false, &Ok(frame.clone()));
+        let finding = camera(true, false, &Ok(frame.clone()));
         assert_eq!(finding.level, Level::Ok);
         assert!(
             finding
@@ -274,22 +347,65 @@ mod tests {
             after: Duration::from_secs(5),
             ..frame
         };
-        assert_eq!(camera("csi", true, false, &Ok(slow)).level, Level::Warning);
+        assert_eq!(camera(true, false, &Ok(slow)).level, Level::Warning);
     }
 
     #[test]
     fn a_camera_that_the_service_holds_is_well_and_others_are_named() {
-        let level = |holder, runs| camera("/dev/video0", true, runs, &busy(holder)).level;
+        let level = |holder, runs| camera(true, runs, &busy(holder)).level;
         assert_eq!(level(Some("roomcam (pid 7)"), false), Level::Ok);
         assert_eq!(level(None, true), Level::Ok, "root alone sees who it is");
         assert_eq!(level(None, false), Level::Error);
-        let finding = camera("/dev/video0", true, true, &busy(Some("guvcview (pid 412)")));
+        let finding = camera(true, true, &busy(Some("guvcview (pid 412)")));
         assert_eq!(finding.level, Level::Error);
         assert_eq!(
             finding.text,
             "camera /dev/video0 is in use by guvcview (pid 412)."
         );
-        assert_eq!(finding.remedy.unwrap(), "kill 412");
+        assert_eq!(finding.remedy.unwrap(), "sudo kill 412");
+    }
+
+    #[test]
+    fn a_csi_camera_that_the_services_program_has_is_well() {
+        let busy = |holder: Option<&str>| {
+            Err(VideoError::Busy {
+                path: "csi".into(),
+                holder: holder.map(str::to_owned),
+            })
+        };
+        let ours = camera(
+            true,
+            true,
+            &busy(Some("rpicam-vid (pid 9) of roomcam (pid 7)")),
+        );
+        assert_eq!(ours.level, Level::Ok);
+        assert_eq!(
+            ours.text,
+            "csi is in use by the running service: rpicam-vid (pid 9) of roomcam (pid 7)."
+        );
+        let others = camera(true, true, &busy(Some("rpicam-vid (pid 9)")));
+        assert_eq!(others.remedy.as_deref(), Some("sudo kill 9"));
+        let somebodys = camera(true, false, &busy(None));
+        assert_eq!(
+            somebodys.remedy.as_deref(),
+            Some("sudo fuser -v /dev/media*")
+        );
+    }
+
+    #[test]
+    fn a_csi_camera_that_is_silent_has_a_cable_that_is_no_plug() {
+        let silent = |path: &str| {
+            let error = VideoError::Stalled {
+                path: path.into(),
+                silent_for: Duration::from_secs(5),
+            };
+            camera(true, false, &Err(error)).remedy.unwrap()
+        };
+        let remedy = silent("/usr/bin/rpicam-vid");
+        assert!(remedy.contains("ribbon cable"), "{remedy}");
+        assert!(remedy.ends_with("rpicam-hello --list-cameras"), "{remedy}");
+        assert!(silent("/usr/bin/libcamera-vid").ends_with("libcamera-hello --list-cameras"));
+        assert_eq!(silent("/dev/video0"), REPLUG);
     }
 
     #[test]
@@ -297,11 +413,8 @@ mod tests {
         let missing = Err(VideoError::Missing {
             name: "/dev/video2".to_owned(),
         });
-        assert_eq!(
-            camera("/dev/video2", true, false, &missing).level,
-            Level::Error
-        );
-        let other = camera("/dev/video2", false, false, &missing);
+        assert_eq!(camera(true, false, &missing).level, Level::Error);
+        let other = camera(false, false, &missing);
         assert_eq!((other.check, other.level), ("other camera", Level::Warning));
         assert_eq!(other.remedy.unwrap(), "roomcam devices");
     }
@@ -345,7 +458,7 @@ mod tests {
                 peak,
             })
         };
-        let hear = |peak| microphone(false, None, &sound(peak));
+        let hear = |peak| microphone(Level::Warning, false, None, &sound(peak));
         assert_eq!(hear(0).level, Level::Warning);
         assert_eq!(
             hear(3).remedy.unwrap(),
@@ -362,13 +475,51 @@ mod tests {
             pcm: "plughw:CARD=Device".to_owned(),
             holder: None,
         });
-        let finding = microphone(true, Some("arecord (pid 9)"), &busy);
+        let finding = microphone(Level::Error, true, Some("arecord (pid 9)"), &busy);
         assert_eq!(
             finding.text,
             "microphone plughw:CARD=Device is in use by arecord (pid 9)."
         );
-        assert_eq!(finding.remedy.unwrap(), "kill 9");
-        let ours = microphone(false, Some("roomcam (pid 9)"), &busy);
+        assert_eq!(finding.remedy.unwrap(), "sudo kill 9");
+        let ours = microphone(Level::Warning, false, Some("roomcam (pid 9)"), &busy);
         assert_eq!(ours.level, Level::Ok);
+    }
+
+    #[test]
+    fn a_microphone_that_fails_is_as_bad_as_what_is_left_without_it() {
+        let judge = |failure| microphone(failure, false, None, &Err(AudioError::NoMicrophone));
+        let beside_pictures = judge(Level::Warning);
+        assert_eq!(beside_pictures.level, Level::Warning);
+        assert_eq!(
+            beside_pictures.text,
+            "no microphone found. Pictures are shown without sound."
+        );
+        assert_eq!(judge(Level::Error).level, Level::Error);
+        assert_eq!(judge(Level::Error).text, "no microphone found.");
+    }
+
+    #[test]
+    fn a_loudspeaker_is_never_an_error() {
+        let missing = Err(SpeakerError::Missing {
+            pcm: "plughw:CARD=Device".to_owned(),
+        });
+        let finding = speaker(false, None, &missing);
+        assert_eq!(finding.level, Level::Warning);
+        assert_eq!(
+            finding.text,
+            "loudspeaker plughw:CARD=Device is not present. Viewers cannot be heard."
+        );
+        let busy = Err(SpeakerError::Busy {
+            pcm: "plughw:CARD=Device".to_owned(),
+        });
+        let level = |holder, runs| speaker(runs, holder, &busy).level;
+        assert_eq!(level(Some("roomcam (pid 9)"), true), Level::Ok);
+        assert_eq!(level(Some("aplay (pid 9)"), true), Level::Warning);
+        let finding = speaker(
+            false,
+            None,
+            &Ok("plughw:CARD=Device (USB), mono".to_owned()),
+        );
+        assert_eq!(finding.text, "plughw:CARD=Device (USB), mono: opened.");
     }
 }

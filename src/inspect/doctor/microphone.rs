@@ -1,9 +1,10 @@
-//! Tries the microphone: a second of sound.
+//! Tries the microphone: a second of sound; and the loudspeaker: whether it opens.
 
 use std::time::Duration;
 
 use super::media::Sound;
 use crate::audio::{self, AudioError};
+use crate::talkback::{self, SpeakerError};
 use crate::{clock, config};
 
 /// How much is listened to, and how long that may take.
@@ -48,13 +49,29 @@ fn steps(sample: f32) -> u16 {
     steps
 }
 
+/// Opens a loudspeaker and closes it, without a sound; returns what it is.
+pub(super) fn try_speaker(sink: &str) -> Result<String, SpeakerError> {
+    Ok(talkback::open(sink)?.description())
+}
+
 /// Returns who has the configured microphone, where that can be known.
 pub(super) fn holder(source: &str) -> Option<String> {
+    holder_among(audio::recorders(), source)
+}
+
+/// The same of the configured loudspeaker.
+pub(super) fn holder_of_speaker(sink: &str) -> Option<String> {
+    holder_among(audio::players(), sink)
+}
+
+fn holder_among(pcms: Vec<audio::Pcm>, source: &str) -> Option<String> {
     let wanted = source.trim_start_matches("plug");
     let is_meant = |pcm: &audio::Pcm| {
         let name = pcm.pcm.trim_start_matches("plug");
-        source == "auto" || name == wanted || name.starts_with(&format!("{wanted},"))
+        source == "auto"
+            || source == pcm.card_id
+            || name == wanted
+            || name.starts_with(&format!("{wanted},"))
     };
-    let recorders = audio::recorders();
-    recorders.into_iter().find(is_meant)?.held_by
+    pcms.into_iter().find(is_meant)?.held_by
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::finding::Finding;
+use super::finding::{Finding, Level};
 
 /// What is asked of systemd (`systemctl show`).
 pub(super) const PROPERTIES: &str = "LoadState,UnitFileState,ActiveState,SubState,Result,\
@@ -66,6 +66,21 @@ impl Service {
                 times => format!("; restarted {times} times since it was started"),
             };
             let text = format!("{unit} runs{said}{restarted}.");
+            let finding = |level| {
+                Finding::new("service", level, text.clone())
+                    .mended_by(format!("sudo journalctl -u {unit} -n 20"))
+            };
+            let says = |words: &[&str]| words.iter().any(|words| said.contains(words));
+            if says(&["waiting for camera", "camera hangs"]) {
+                return finding(Level::Error);
+            }
+            if says(&[
+                "waiting for microphone",
+                "microphone hangs",
+                "not in a room yet",
+            ]) {
+                return finding(Level::Warning);
+            }
             return match (is_enabled, restarts) {
                 (true, 0) => Finding::ok("service", text),
                 (true, _) => Finding::warning("service", text)
@@ -105,7 +120,6 @@ impl Service {
 
 #[cfg(test)]
 mod tests {
-    use super::super::finding::Level;
     use super::*;
 
     fn service(changes: &[(&str, &str)]) -> Service {
@@ -132,6 +146,25 @@ mod tests {
         let groups: Vec<_> = service(&[]).supplementary_groups().collect();
         assert_eq!((service(&[]).user().as_str(), groups.len()), ("roomcam", 2));
         assert_eq!(service(&[("User", "")]).user(), "root");
+    }
+
+    #[test]
+    fn one_that_runs_tells_what_it_waits_for() {
+        let level = |status| service(&[("StatusText", status)]).finding().level;
+        assert_eq!(level("in the room, 1 viewer, camera starts"), Level::Ok);
+        assert_eq!(
+            level("in the room, 1 viewer, waiting for camera: /dev/video0 is not present"),
+            Level::Error
+        );
+        assert_eq!(
+            level("in the room, 1 viewer, the camera hangs in its driver"),
+            Level::Error
+        );
+        assert_eq!(
+            level("in the room, 1 viewer, waiting for microphone: no microphone found"),
+            Level::Warning
+        );
+        assert_eq!(level("not in a room yet, nobody watches"), Level::Warning);
     }
 
     #[test]

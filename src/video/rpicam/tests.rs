@@ -167,6 +167,29 @@ fn it_is_started_with_the_options_of_the_configuration() {
 }
 
 #[test]
+fn it_is_the_first_to_go_where_memory_is_short() {
+    let stand_in = StandIn::running("sleep 60");
+    let _source = stand_in.open();
+    let process = stand_in.wait_for_note("pid");
+    let score = fs::read_to_string(format!("/proc/{process}/oom_score_adj")).unwrap();
+    assert_eq!(score.trim(), "1000");
+}
+
+#[test]
+fn a_camera_that_another_process_has_is_busy() {
+    let stand_in = StandIn::running(
+        "echo 'ERROR Camera camera.cpp:1022 Pipeline handler in use by another process' >&2
+         echo 'ERROR: *** failed to acquire camera /base/soc/i2c0mux/i2c@1/imx219@10 ***' >&2; exit 255",
+    );
+    let mut source = stand_in.open();
+    let error = error(&mut source);
+    assert_eq!(
+        error,
+        "camera csi is in use by another program: `sudo fuser -v /dev/media*` names it"
+    );
+}
+
+#[test]
 fn its_own_h264_is_passed_through_from_the_first_keyframe_on() {
     let stand_in = StandIn::running(
         r"
