@@ -17,7 +17,7 @@ fn the_shipped_file_names_every_key() {
             keys.map(move |k| format!("{t}.{k}")).collect::<Vec<_>>()
         })
         .collect();
-    assert_eq!(keys.len(), 7 + 2 + 9 + 4 + 7 + 3 + 3, "{keys:?}");
+    assert_eq!(keys.len(), 8 + 2 + 9 + 4 + 7 + 3 + 3, "{keys:?}");
     let turn = table["webrtc"]["turn"].as_table().unwrap();
     assert_eq!(turn.len(), 5, "{turn:?}");
     let csi = table["video"]["csi"].as_table().unwrap();
