@@ -648,9 +648,9 @@ async fn the_doctor_gets_a_frame_and_sound_and_says_who_is_in_the_way() {
     assert_eq!((code, level), (1, "error"));
     assert!(text.contains("in use by v4l2-ctl (pid "), "{text}");
     guest.run(&format!(
-        "test $(cat /run/holder) = \"$(echo {remedy} | cut -d' ' -f2)\""
+        "test $(cat /run/holder) = \"$(echo {remedy} | cut -d' ' -f3)\""
     ));
-    guest.run(remedy);
+    guest.run(remedy.trim_start_matches("sudo "));
 
     // One that is not in the group that owns the camera.
     guest.run(&format!("cp /host{} /run/roomcam", roomcam()));

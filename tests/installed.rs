@@ -6,11 +6,16 @@
 
 use std::process::Command;
 
-use serde_json::Value;
+use roomcam::watch::protocol::Reply;
+use roomcam::watch::seen::Seen;
+use serde_json::{Value, json};
 
+use crate::guest;
 use crate::support::system::System;
 
 mod camera;
+mod csi;
+mod doctor;
 mod readme;
 mod service;
 
@@ -68,6 +73,7 @@ fn the_key_and_a_second_camera_are_what_the_administrator_says() {
     system.run("systemctl restart roomcam");
     assert!(url(&system).ends_with("&key=chosen-by-hand"));
     watch(&system, &url(&system), &["--frames", "5"]);
+    the_key_of_those_who_speak_is_handed_over_too(&system);
 
     let config = system.run("sed s/8080/8081/ /etc/roomcam/roomcam.toml");
     system.configure("attic", &config);
@@ -76,6 +82,48 @@ fn the_key_and_a_second_camera_are_what_the_administrator_says() {
     assert!(attic.starts_with("http://10.86.0.2:8081/"), "{attic}");
     assert!(!attic.contains("chosen-by-hand"));
     watch(&system, attic.trim(), &["--frames", "5"]);
+}
+
+fn the_key_of_those_who_speak_is_handed_over_too(system: &System) {
+    let config = system.run("cat /etc/roomcam/roomcam.toml");
+    system.configure("roomcam", &format!("{config}[talkback]\nsink = \"null\"\n"));
+    system.run("umask 077; echo open-sesame >/etc/roomcam/roomcam.talkback.key");
+    system.run("systemctl restart roomcam");
+    let link = url(system);
+    let talking = system.run("roomcam url --talk");
+    assert_eq!(talking.trim(), format!("{link}&talk=open-sesame"));
+    system.do_outside(async {
+        let mut viewer = guest::join_at(&link).await;
+        let connected = |seen: &Seen| seen.control_open.is_some();
+        guest::until(&mut viewer, "is connected", connected).await;
+        for (id, on, key) in [
+            (901, true, "open-sesame"),
+            (902, false, ""),
+            (903, true, "guessed"),
+        ] {
+            let text = json!({"id": id, "type": "set_talking", "on": on, "key": key});
+            viewer.send_control(text.to_string()).await;
+        }
+        let answered = |seen: &Seen| seen.replies.len() == 3;
+        let seen = guest::until(&mut viewer, "is answered", answered).await;
+        let code = |reply: &Reply| reply.error.as_ref().map(|refusal| refusal.code.clone());
+        let codes: Vec<_> = seen.replies.iter().map(code).collect();
+        assert_eq!(codes, [None, None, Some("wrong-talk-key".to_owned())]);
+        viewer.leave().await;
+    });
+    // A key that is none is refused as in the file, and is not said.
+    system.run("echo short >/etc/roomcam/roomcam.talkback.key; systemctl reset-failed");
+    system.attempt("systemctl restart roomcam");
+    system.until_it_succeeds("systemctl is-failed roomcam");
+    let journal = system.journal(SERVICE);
+    assert!(
+        journal.contains("talkback.key = … is out of range"),
+        "{journal}"
+    );
+    assert!(!journal.contains("open-sesame"), "{journal}");
+    system.run("rm /etc/roomcam/roomcam.talkback.key");
+    system.configure("roomcam", &config);
+    system.run("systemctl restart roomcam");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use roomcam::clock;
+use roomcam::watch::seen::Seen;
 use roomcam::watch::viewer::Viewer;
 
 use crate::guest::{self, BACK_WITHIN, VIVID};
@@ -35,6 +36,7 @@ async fn a_machine_with_a_camera_is_seen_and_heard_from_outside_whatever_becomes
     one_that_stays_silent_gets_a_new_process_and_no_third_one(&mut machine, &url).await;
     it_opens_its_devices_and_nothing_else(&mut machine);
     it_gets_no_more_than_its_share(&mut machine);
+    a_csi_camera_that_eats_memory_is_ended_alone(&mut machine, &url).await;
     it_stops_in_time(&mut machine, &url).await;
 }
 
@@ -179,12 +181,55 @@ fn it_gets_no_more_than_its_share(machine: &mut Guest) {
     assert!((10..=64).contains(&tasks), "{tasks}");
     machine.run(&format!("grep -v 'max 0' {group}/pids.events"));
 
+    // Whoever eats the memory ends, and the service goes on.
     let before = main_pid(machine);
     let limit: u64 = number(&machine.run(&format!("cat {group}/memory.max")));
     assert_eq!(limit, 256 << 20);
     machine.attempt(&inside("exec tail /dev/zero"));
-    until_another(machine, &before);
-    assert!(journal(machine).contains("Failed with result 'oom-kill'"));
+    assert!(killed_for_memory(machine) > 0);
+    assert_eq!(main_pid(machine), before);
+    assert_eq!(machine.run("systemctl is-active roomcam").trim(), "active");
+}
+
+async fn a_csi_camera_that_eats_memory_is_ended_alone(machine: &mut Guest, url: &str) {
+    let config = "/etc/roomcam/roomcam.toml";
+    machine.run(&format!(
+        "cp {config} {config}.vivid && sed -i '2i source = \"csi\"' {config} && \
+         sed -i 's/^width.*/width = 128/; s/^height.*/height = 64/; s/^fps.*/fps = 5/' {config} && \
+         systemctl reload roomcam"
+    ));
+    let mut viewer = guest::join_at(url).await;
+    let is_live = |seen: &Seen| guest::state(seen).is_some_and(|state| state.video == "live");
+    guest::until(&mut viewer, "sees it", is_live).await;
+    until_logged(
+        machine,
+        "camera live camera=\"CSI camera 0 by rpicam-vid 128x64 at 5 fps, encoded by OpenH264\"",
+    );
+    let (before, killed) = (main_pid(machine), killed_for_memory(machine));
+    machine.run("touch /etc/roomcam/hog && kill $(pgrep -x rpicam-vid)");
+    let deadline = clock::now() + PATIENCE;
+    while killed_for_memory(machine) == killed {
+        pause(deadline, "a process that is ended for its memory");
+    }
+    until_logged(machine, "rpicam-vid ended (signal: 9 (SIGKILL))");
+    let heard = viewer.seen().counts.audio_packets;
+    guest::until(&mut viewer, "hears on", |seen| {
+        seen.counts.audio_packets > heard + 20
+    })
+    .await;
+    machine.run("rm /etc/roomcam/hog");
+    guest::until(&mut viewer, "sees it again", is_live).await;
+    assert_eq!(main_pid(machine), before);
+    viewer.leave().await;
+    machine.run(&format!(
+        "mv {config}.vivid {config} && systemctl reload roomcam"
+    ));
+}
+
+/// Returns how many processes of the service the kernel has ended for lack of memory.
+fn killed_for_memory(machine: &mut Guest) -> u64 {
+    let group = "/sys/fs/cgroup/system.slice/roomcam.service";
+    number(&machine.run(&format!("sed -n 's/^oom_kill //p' {group}/memory.events")))
 }
 
 async fn it_stops_in_time(machine: &mut Guest, url: &str) {

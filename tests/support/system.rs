@@ -2,6 +2,7 @@
 //! `tests/system/boot`.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -75,6 +76,20 @@ impl System {
     pub(crate) fn configure(&self, name: &str, text: &str) {
         let path = format!("/etc/roomcam/{name}.toml");
         self.run(&format!("printf %s '{text}' >{path}; chmod 644 {path}"));
+    }
+
+    /// Writes a file with these permissions, whatever quotes are in it.
+    pub(crate) fn write(&self, path: &str, text: &str, mode: &str) {
+        let writing = format!("cat >{path} && chmod {mode} {path}");
+        let mut writer = self.command(&writing);
+        let mut writer = writer
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("nsenter starts");
+        let input = writer.stdin.take();
+        let written = input.map(|mut input| input.write_all(text.as_bytes()));
+        assert!(matches!(written, Some(Ok(()))), "{written:?}");
+        assert!(writer.wait().is_ok_and(|status| status.success()), "{path}");
     }
 
     /// Plugs in the network cable.
