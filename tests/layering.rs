@@ -67,7 +67,6 @@ const OWNERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("webrtc::", &["src/watch/webrtc.rs"]),
-    ("zune_jpeg::", &["src/video/mjpeg.rs"]),
     ("Instant::now", &["src/clock.rs"]),
     ("SystemTime::now", &["src/clock.rs"]),
 ];
@@ -124,6 +123,8 @@ const PURE: &[&str] = &[
     "src/video/effects.rs",
     "src/video/font.rs",
     "src/video/jpeg.rs",
+    "src/video/jpeg/",
+    "src/video/mjpeg.rs",
     "src/video/notice.rs",
     "src/video/range.rs",
     "src/video/raw_stream.rs",

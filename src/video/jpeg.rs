@@ -1,11 +1,18 @@
-//! One frame of an MJPEG camera → the same JPEG picture in its simplest form, with its size.
+//! One frame of an MJPEG camera → its parts, or the same picture as a file that every program opens.
 //!
 //! Frames of cameras are baseline JPEG (ITU-T T.81) with habits: no Huffman tables, bytes behind the
-//! end, frames cut short by the USB bus. What comes out has the tables, no application data and one
-//! scan, so that a decoder sees nothing unusual and notices what is missing; the rest is damage. Progressive,
-//! lossless and arithmetic coding, several scans and four components are left out. Pure.
+//! end, frames cut short by the USB bus. The tables of the standard stand in for missing ones; what is not
+//! whole is damage. `decoder` makes a picture of the parts, with what lies beside it. Progressive, lossless
+//! and arithmetic coding, several scans and four components are left out. Pure.
 
 use std::fmt;
+
+mod bits;
+pub(super) mod decoder;
+mod huffman;
+mod planes;
+mod tables;
+mod transform;
 
 /// Why a frame is no picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +30,8 @@ pub enum Damage {
         /// Pixels.
         height: usize,
     },
-    /// The decoder found something wrong, in its words.
-    Coded(String),
+    /// Its coded blocks are not those of a whole picture.
+    Coded(&'static str),
 }
 
 impl fmt::Display for Damage {
@@ -60,70 +67,89 @@ const RESTART_INTERVAL: u8 = 0xdd;
 const BASELINE: u8 = 0xc0;
 const SEQUENTIAL: u8 = 0xc1;
 
-/// How many zeros follow the coded picture, for decoders that read ahead of what they decode, by 8
-/// bytes. A marker that cannot be there is behind them, in place of the end marker: where that comes
-/// too early, decoders take it for the rest of the picture, and draw it grey.
-const PADDING: usize = 16;
+/// What a frame consists of.
+#[derive(Clone, Copy, Debug)]
+struct Parts<'a> {
+    header: Header,
+    /// Of each component: number, sampling, quantization table.
+    components: &'a [u8],
+    /// The header of the scan, with its marker.
+    scan: &'a [u8],
+    /// Of each component: number, Huffman tables.
+    selectors: &'a [u8],
+    /// What is behind: the coded picture, its end marker, and whatever the camera adds.
+    coded: &'a [u8],
+}
 
-/// Replaces `tidied` by the picture in `frame`.
+/// Takes a frame apart. `table` gets each segment in front of the scan, with its marker and length, but for
+/// application data and comments.
 ///
 /// # Errors
 ///
-/// [`Damage`], where the picture is not whole; `tidied` is of no use then. It never becomes longer
-/// than the frame, the standard tables and the padding together.
-pub fn tidy(frame: &[u8], tidied: &mut Vec<u8>) -> Result<Header, Damage> {
+/// [`Damage`], of the segments or of `table`.
+fn read<'a>(
+    frame: &'a [u8],
+    mut table: impl FnMut(u8, &'a [u8]) -> Result<(), Damage>,
+) -> Result<Parts<'a>, Damage> {
     let mut rest = frame
         .strip_prefix(&[0xff, START])
         .ok_or(Damage::Malformed)?;
-    tidied.clear();
-    tidied.extend([0xff, START]);
     let mut header = None;
-    let mut has_tables = false;
     loop {
         let (marker, segment, behind) = next_segment(rest)?;
+        rest = behind;
         match marker {
-            HUFFMAN_TABLES => has_tables = true,
-            BASELINE | SEQUENTIAL if header.is_none() => header = Some(parse_header(segment)?),
-            QUANTIZATION_TABLES | RESTART_INTERVAL => {}
+            BASELINE | SEQUENTIAL if header.is_none() => {
+                header = Some(parse_header(segment)?);
+                table(marker, segment)?;
+            }
+            HUFFMAN_TABLES | QUANTIZATION_TABLES | RESTART_INTERVAL => table(marker, segment)?,
             SCAN => {
-                let header = header.ok_or(Damage::Malformed)?;
-                let parts: u8 = if header.is_grey { 1 } else { 3 };
-                if segment.get(4) != Some(&parts) {
-                    return Err(Damage::Unusual);
-                }
-                if !has_tables {
-                    tidied.extend(STANDARD_TABLES);
-                }
-                tidied.extend(segment);
-                tidied.extend(scan(behind)?);
-                tidied.extend([0; PADDING]);
-                tidied.extend([0xff, START]);
-                return Ok(header);
+                let (header, components) = header.ok_or(Damage::Malformed)?;
+                let parts = if header.is_grey { 1 } else { 3 };
+                let selectors = match segment {
+                    [_, _, _, _, count, selectors @ ..] if *count == parts => selectors,
+                    _ => return Err(Damage::Unusual),
+                };
+                // Behind them, which coefficients: all of them, whatever it says.
+                let selectors = selectors.get(..2 * usize::from(parts));
+                return Ok(Parts {
+                    header,
+                    components,
+                    scan: segment,
+                    selectors: selectors.ok_or(Damage::Malformed)?,
+                    coded: behind,
+                });
             }
             // Application data and comments. 0xc8 is reserved, 0xcc for arithmetic coding.
-            0xe0..=0xef | 0xfe => {
-                rest = behind;
-                continue;
-            }
+            0xe0..=0xef | 0xfe => {}
             0xc0..=0xcf => return Err(Damage::Unusual),
             _ => return Err(Damage::Malformed),
         }
-        tidied.extend(segment);
-        rest = behind;
     }
 }
 
-/// Returns the picture in `frame` as a file that every program opens.
+/// Returns the picture in `frame` as a file that every program opens. It is no longer than the frame and
+/// the standard tables together.
 ///
 /// # Errors
 ///
 /// [`Damage`], where the picture is not whole.
 pub fn file(frame: &[u8]) -> Result<(Header, Vec<u8>), Damage> {
-    let mut file = Vec::new();
-    let header = tidy(frame, &mut file)?;
-    file.truncate(file.len().saturating_sub(PADDING + 2));
+    let mut file = vec![0xff, START];
+    let mut has_tables = false;
+    let parts = read(frame, |marker, segment| {
+        has_tables |= marker == HUFFMAN_TABLES;
+        file.extend(segment);
+        Ok(())
+    })?;
+    if !has_tables {
+        file.extend(STANDARD_TABLES);
+    }
+    file.extend(parts.scan);
+    file.extend(scan(parts.coded)?);
     file.extend([0xff, END]);
-    Ok((header, file))
+    Ok((parts.header, file))
 }
 
 /// Returns the marker of the next segment, the whole of it and what is behind it.
@@ -149,7 +175,8 @@ fn next_segment(bytes: &[u8]) -> Result<(u8, &[u8], &[u8]), Damage> {
     Ok((marker, segment, behind))
 }
 
-fn parse_header(segment: &[u8]) -> Result<Header, Damage> {
+/// Returns what the start of a frame says, with the bytes of its components.
+fn parse_header(segment: &[u8]) -> Result<(Header, &[u8]), Damage> {
     let [_, _, _, _, depth, h1, h0, w1, w0, parts, components @ ..] = segment else {
         return Err(Damage::Malformed);
     };
@@ -164,7 +191,7 @@ fn parse_header(segment: &[u8]) -> Result<Header, Damage> {
     if components.len() != 3 * usize::from(*parts) || header.width == 0 || header.height == 0 {
         return Err(Damage::Malformed);
     }
-    Ok(header)
+    Ok((header, components))
 }
 
 /// Returns the coded picture at the start of `bytes`, up to its end marker.
@@ -256,59 +283,54 @@ mod tests {
         }
     }
 
-    fn tidied(frame: &[u8]) -> Result<Vec<u8>, Damage> {
-        let mut out = vec![1, 2, 3];
-        tidy(frame, &mut out).map(|_| out)
+    fn made(frame: &[u8]) -> Result<Vec<u8>, Damage> {
+        file(frame).map(|(_, file)| file)
     }
 
     #[test]
     fn application_data_and_bytes_behind_the_end_are_left_out() {
         let jpeg = frame();
-        let plain = tidied(&jpeg).unwrap();
-        let coded = plain.strip_suffix(&[0xff, START]).unwrap();
-        let coded = coded.strip_suffix(&[0; PADDING]).unwrap();
-        let whole = [coded, &[0xff, END]].concat();
-        assert_eq!(whole, without(0xe0, &jpeg), "JFIF is application data");
+        let plain = made(&jpeg).unwrap();
+        assert_eq!(plain, without(0xe0, &jpeg), "JFIF is application data");
         let mut padded = jpeg.clone();
         padded.extend([0; 999]);
         padded.splice(2..2, [0xff, 0xff, 0xfe, 0, 4, b'h', b'i']);
-        assert_eq!(tidied(&padded).unwrap(), plain);
+        assert_eq!(made(&padded).unwrap(), plain);
     }
 
     #[test]
     fn missing_huffman_tables_are_those_of_the_standard() {
         let bare = without(HUFFMAN_TABLES, &frame());
-        let whole = tidied(&bare).unwrap();
+        let whole = made(&bare).unwrap();
         let at = whole
             .windows(4)
             .position(|w| w == [0xff, HUFFMAN_TABLES, 1, 0xa2]);
         let at = at.expect("one segment of all tables");
         assert_eq!(whole[at..][..STANDARD_TABLES.len()], STANDARD_TABLES);
-        let plain = without(0xe0, &bare).len() + PADDING;
+        let plain = without(0xe0, &bare).len();
         assert_eq!(whole.len(), plain + STANDARD_TABLES.len());
     }
 
     #[test]
-    fn the_size_is_read_before_anything_is_decoded() {
-        let mut out = Vec::new();
+    fn the_size_is_that_of_the_start_of_frame() {
         let header = Header {
             width: 16,
             height: 8,
             is_grey: false,
         };
-        assert_eq!(tidy(&frame(), &mut out), Ok(header));
+        assert_eq!(file(&frame()).unwrap().0, header);
     }
 
     #[test]
     fn a_frame_cut_anywhere_is_damage() {
         let jpeg = frame();
         for length in 0..jpeg.len() {
-            assert!(tidied(&jpeg[..length]).is_err(), "{length}");
+            assert!(made(&jpeg[..length]).is_err(), "{length}");
         }
         // The end is lost, and the next frame follows.
         let mut two = jpeg[..jpeg.len() - 2].to_vec();
         two.extend(&jpeg);
-        assert_eq!(tidied(&two), Err(Damage::CutShort));
+        assert_eq!(made(&two), Err(Damage::CutShort));
     }
 
     #[test]
@@ -318,12 +340,12 @@ mod tests {
         let with = |at: usize, byte: u8| {
             let mut jpeg = jpeg.clone();
             jpeg[header + at] = byte;
-            tidied(&jpeg)
+            made(&jpeg)
         };
         assert_eq!(with(1, 0xc2), Err(Damage::Unusual), "progressive");
         assert_eq!(with(4, 12), Err(Damage::Unusual), "12 bits");
         assert_eq!(with(9, 4), Err(Damage::Unusual), "four components");
         assert_eq!(with(9, 1), Err(Damage::Malformed), "a wrong length");
-        assert_eq!(tidied(b"RIFF"), Err(Damage::Malformed));
+        assert_eq!(made(b"RIFF"), Err(Damage::Malformed));
     }
 }

@@ -1,20 +1,14 @@
-//! MJPEG frames → I420 in limited range, with the decoder of `zune-jpeg`.
+//! The frames of one MJPEG camera → I420 in limited range.
 //!
-//! No detour over RGB: the decoder gives Y, Cb and Cr at full size, of which the chroma of each four
-//! pixels is averaged. 4:2:0, 4:2:2, 4:4:0, 4:4:4 and grey. A damaged frame is an error and nothing else:
-//! its size is compared with the camera's before anything is allocated, and the decoder is strict.
+//! 4:2:0, 4:2:2, 4:4:0, 4:4:4, 4:1:1 and grey. A damaged frame is an error and nothing else: its size is
+//! compared with the camera's before anything is allocated, and what is not whole is no picture. Once warm,
+//! nothing is allocated. Pure.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use zune_jpeg::JpegDecoder;
-use zune_jpeg::zune_core::bytestream::ZCursor;
-use zune_jpeg::zune_core::colorspace::ColorSpace;
-use zune_jpeg::zune_core::options::DecoderOptions;
 
 use super::convert::I420;
-use super::jpeg::{self, Damage};
-use super::range::{limited_chroma, limited_luma};
+use super::jpeg::Damage;
+use super::jpeg::decoder::Decoder;
 
 /// How much larger than the camera's size a frame may say it is, in pixels: some cameras round up to
 /// whole blocks, the largest of which has 32 columns. What is more is cut off.
@@ -24,9 +18,7 @@ const LARGEST_EXCESS: usize = 31;
 pub struct Mjpeg {
     width: usize,
     height: usize,
-    tidied: Vec<u8>,
-    samples: Vec<u8>,
-    planes: Vec<u8>,
+    decoder: Decoder,
 }
 
 impl fmt::Debug for Mjpeg {
@@ -40,13 +32,11 @@ impl Mjpeg {
     /// Creates the decoder of frames of `width` x `height` pixels. An odd last column or row is cut
     /// off.
     #[must_use]
-    pub const fn new(width: usize, height: usize) -> Self {
+    pub fn new(width: usize, height: usize) -> Self {
         Self {
             width: width & !1,
             height: height & !1,
-            tidied: Vec::new(),
-            samples: Vec::new(),
-            planes: Vec::new(),
+            decoder: Decoder::new(),
         }
     }
 
@@ -56,87 +46,32 @@ impl Mjpeg {
     ///
     /// [`Damage`]; the next frame may be whole again.
     pub fn decode(&mut self, frame: &[u8]) -> Result<I420<'_>, Damage> {
-        let header = jpeg::tidy(frame, &mut self.tidied)?;
+        let (width, height) = (self.width, self.height);
         let fits = |is: usize, wanted: usize| (wanted..=wanted + LARGEST_EXCESS).contains(&is);
-        if !fits(header.width, self.width) || !fits(header.height, self.height) {
-            return Err(Damage::Size {
+        self.decoder.decode(frame, |header| {
+            if fits(header.width, width) && fits(header.height, height) {
+                return Ok(());
+            }
+            Err(Damage::Size {
                 width: header.width,
                 height: header.height,
-            });
-        }
-        let (space, channels) = if header.is_grey {
-            (ColorSpace::Luma, 1)
-        } else {
-            (ColorSpace::YCbCr, 3)
-        };
-        let options = DecoderOptions::default()
-            .set_strict_mode(true)
-            .set_max_width(header.width)
-            .set_max_height(header.height)
-            .jpeg_set_out_colorspace(space);
-        let stride = header.width * channels;
-        self.samples.resize(stride * header.height, 0);
-        let samples = &mut self.samples;
-        let tidied = ZCursor::new(&self.tidied);
-        // The decoder is fuzzed, but it is not ours: what it does not expect must not end the camera.
-        let decoded = catch_unwind(AssertUnwindSafe(|| {
-            JpegDecoder::new_with_options(tidied, options).decode_into(samples)
-        }));
-        match decoded {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(Damage::Coded(error.to_string())),
-            Err(_) => return Err(Damage::Coded("the decoder gave up".to_owned())),
-        }
-        let (width, height) = (self.width, self.height);
-        self.planes.resize(width * height * 3 / 2, 0);
-        let (luma, chroma) = self.planes.split_at_mut(width * height);
-        let rows = self.samples.chunks_exact(stride);
-        if header.is_grey {
-            for (row, out) in rows.zip(luma.chunks_exact_mut(width)) {
-                for (sample, out) in row.iter().zip(out) {
-                    *out = limited_luma(*sample);
-                }
-            }
-            chroma.fill(128);
-        } else {
-            split(&self.samples, stride, width, luma, chroma);
-        }
-        I420::in_one_block(width, height, &self.planes, width).ok_or(Damage::Malformed)
+            })
+        })?;
+        self.decoder.picture(width, height).ok_or(Damage::Malformed)
     }
-}
-
-/// Pulls rows of Y Cb Cr apart.
-fn split(samples: &[u8], stride: usize, width: usize, luma: &mut [u8], chroma: &mut [u8]) {
-    let (u, v) = chroma.split_at_mut(chroma.len() / 2);
-    let chroma_rows = u
-        .chunks_exact_mut(width / 2)
-        .zip(v.chunks_exact_mut(width / 2));
-    let luma_rows = luma.chunks_exact_mut(width * 2);
-    for ((two_rows, luma), (u, v)) in samples.chunks(stride * 2).zip(luma_rows).zip(chroma_rows) {
-        let (upper, lower) = two_rows.split_at(stride.min(two_rows.len()));
-        let (y_upper, y_lower) = luma.split_at_mut(width);
-        for (row, y) in [(upper, y_upper), (lower, y_lower)] {
-            for ([sample, _, _], y) in row.as_chunks().0.iter().zip(y) {
-                *y = limited_luma(*sample);
-            }
-        }
-        let fours = upper.as_chunks().0.iter().zip(lower.as_chunks().0);
-        for ((([_, a, b, _, c, d], [_, e, f, _, g, h]), u), v) in fours.zip(u).zip(v) {
-            *u = limited_chroma(mean([*a, *c, *e, *g]));
-            *v = limited_chroma(mean([*b, *d, *f, *h]));
-        }
-    }
-}
-
-fn mean(four: [u8; 4]) -> u8 {
-    let sum: u16 = four.into_iter().map(u16::from).sum();
-    u8::try_from((sum + 2) / 4).unwrap_or(u8::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::video::range::{limited_chroma, limited_luma};
+    use crate::{allocations, clock};
     use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
+    use std::time::Instant;
+    use zune_jpeg::JpegDecoder;
+    use zune_jpeg::zune_core::bytestream::ZCursor;
+    use zune_jpeg::zune_core::colorspace::ColorSpace;
+    use zune_jpeg::zune_core::options::DecoderOptions;
 
     const WIDTH: usize = 96;
     const HEIGHT: usize = 64;
@@ -225,14 +160,154 @@ mod tests {
         let at = frame.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
         frame[at + 5..at + 9].fill(0xff);
         let mut decoder = Mjpeg::new(WIDTH, HEIGHT);
+        let small = jpeg(WIDTH / 2, HEIGHT, SamplingFactor::F_2_2, ColorType::Ycbcr);
         let size = Damage::Size {
             width: 65_535,
             height: 65_535,
         };
+        let before = allocations::of_this_thread();
         assert_eq!(decoder.decode(&frame).unwrap_err(), size);
-        let small = jpeg(WIDTH / 2, HEIGHT, SamplingFactor::F_2_2, ColorType::Ycbcr);
         assert!(matches!(decoder.decode(&small), Err(Damage::Size { .. })));
-        assert_eq!(decoder.samples.capacity(), 0);
+        assert_eq!(allocations::of_this_thread(), before);
+    }
+
+    #[test]
+    fn once_warm_nothing_is_allocated() {
+        let mut decoder = Mjpeg::new(WIDTH, HEIGHT);
+        for sampling in [SamplingFactor::F_2_2, SamplingFactor::F_2_1] {
+            // The first is the shortest: each further one is longer than any before.
+            let frames: Vec<_> = (1..=10)
+                .map(|tenth| photo(WIDTH, HEIGHT, sampling, 10 * tenth, 0))
+                .collect();
+            let (first, further) = frames.split_first().unwrap();
+            assert!(first.len() * 2 < further.last().unwrap().len());
+            decoder.decode(first).unwrap();
+            let before = allocations::of_this_thread();
+            for frame in further {
+                decoder.decode(frame).unwrap();
+                decoder.decode(&frame[..frame.len() / 2]).unwrap_err();
+            }
+            assert_eq!(allocations::of_this_thread(), before);
+        }
+    }
+
+    /// A picture with edges, noise and smooth parts, as the decoder of others needs it: full-size chroma
+    /// is the same in each square of four.
+    fn photo(
+        width: usize,
+        height: usize,
+        sampling: SamplingFactor,
+        quality: u8,
+        restart_interval: u16,
+    ) -> Vec<u8> {
+        let mut pixels = Vec::with_capacity(width * height * 3);
+        let mut random = 0x2545_f491_u32;
+        for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
+            random ^= random << 13;
+            random ^= random >> 17;
+            random ^= random << 5;
+            let noise = usize::from(random.to_le_bytes()[0] % 32);
+            let edge = if (x / 13 + y / 9) % 3 == 0 { 90 } else { 20 };
+            let luma = edge + noise + x * 100 / width;
+            let (x, y) = (x / 2 * 2, y / 2 * 2);
+            let (cb, cr) = (60 + x, 200 - y);
+            pixels.extend([luma, cb, cr].map(|sample| u8::try_from(sample).unwrap()));
+        }
+        let mut jpeg = Vec::new();
+        let mut encoder = Encoder::new(&mut jpeg, quality);
+        encoder.set_sampling_factor(sampling);
+        encoder.set_restart_interval(restart_interval);
+        let size = |n: usize| u16::try_from(n).unwrap();
+        encoder
+            .encode(&pixels, size(width), size(height), ColorType::Ycbcr)
+            .unwrap();
+        jpeg
+    }
+
+    /// What the decoder of `zune-jpeg` makes of a frame: Y, Cb and Cr of each pixel, in full range.
+    fn decoded_by_others(frame: &[u8]) -> Vec<[u8; 3]> {
+        let options = DecoderOptions::default()
+            .set_strict_mode(true)
+            .jpeg_set_out_colorspace(ColorSpace::YCbCr);
+        let samples = JpegDecoder::new_with_options(ZCursor::new(frame), options)
+            .decode()
+            .unwrap();
+        samples.as_chunks().0.to_vec()
+    }
+
+    /// Asserts that a plane is what others decode, who smooth chroma that they enlarge.
+    fn assert_same(what: &str, differences: &[u8], is_smoothed: bool) {
+        let worst = *differences.iter().max().unwrap();
+        let sum: u32 = differences.iter().copied().map(u32::from).sum();
+        let mean = f64::from(sum) / f64::from(u32::try_from(differences.len()).unwrap());
+        let largest = if is_smoothed { 16 } else { 2 };
+        assert!(worst <= largest && mean < 1.0, "{what}: {worst}, {mean}");
+    }
+
+    fn assert_shows_what_others_decode(frame: &[u8], width: usize, height: usize, is_full: bool) {
+        let others = decoded_by_others(frame);
+        let mut decoder = Mjpeg::new(width, height);
+        let picture = decoder.decode(frame).unwrap();
+        let [y_plane, u_plane, v_plane] = picture.planes();
+        let mut differences = Vec::with_capacity(width * height);
+        for (y, x) in (0..height & !1).flat_map(|y| (0..width & !1).map(move |x| (y, x))) {
+            let is = y_plane.bytes()[y * y_plane.stride() + x];
+            differences.push(is.abs_diff(limited_luma(others[y * width + x][0])));
+        }
+        assert_same("luma", &differences, false);
+        for (part, plane) in [(1, u_plane), (2, v_plane)] {
+            differences.clear();
+            for (y, x) in (0..height / 2).flat_map(|y| (0..width / 2).map(move |x| (y, x))) {
+                let is = plane.bytes()[y * plane.stride() + x];
+                let at = |dx: usize, dy: usize| {
+                    u16::from(others[(2 * y + dy) * width + 2 * x + dx][part])
+                };
+                let sum: u16 = at(0, 0) + at(0, 1) + at(1, 0) + at(1, 1);
+                let wanted = limited_chroma(u8::try_from((sum + 2) / 4).unwrap());
+                differences.push(is.abs_diff(wanted));
+            }
+            assert_same("chroma", &differences, !is_full);
+        }
+    }
+
+    #[test]
+    fn every_sampling_size_and_quality_shows_what_others_decode() {
+        let samplings = [
+            SamplingFactor::F_1_1,
+            SamplingFactor::F_2_1,
+            SamplingFactor::F_1_2,
+            SamplingFactor::F_2_2,
+        ];
+        for sampling in samplings {
+            for (width, height) in [(96, 64), (98, 66), (101, 71), (34, 18), (16, 8), (2, 2)] {
+                for (quality, restart_interval) in [(30, 0), (75, 1), (90, 5), (100, 0)] {
+                    let frame = photo(width, height, sampling, quality, restart_interval);
+                    let is_full = sampling == SamplingFactor::F_1_1;
+                    assert_shows_what_others_decode(&frame, width, height, is_full);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_lost_or_swapped_restart_interval_is_damage() {
+        let frame = photo(WIDTH, HEIGHT, SamplingFactor::F_2_1, 80, 4);
+        let marker = |number: u8| {
+            let wanted = [0xff, 0xd0 + number];
+            frame.windows(2).position(|pair| pair == wanted).unwrap()
+        };
+        let (first, second, third) = (marker(0), marker(1), marker(2));
+        let mut decoder = Mjpeg::new(WIDTH, HEIGHT);
+        assert!(decoder.decode(&frame).is_ok());
+        let lost = [&frame[..first], &frame[second..]].concat();
+        assert!(decoder.decode(&lost).is_err());
+        let swapped = [
+            &frame[..first],
+            &frame[second..third],
+            &frame[first..second],
+            &frame[third..],
+        ];
+        assert!(decoder.decode(&swapped.concat()).is_err());
     }
 
     #[test]
@@ -256,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn flipped_bits_never_panic() {
+    fn flipped_bytes_never_panic_and_never_take_much_longer() {
         let frames = [SamplingFactor::F_2_1, SamplingFactor::F_2_2].map(colour);
         let mut decoder = Mjpeg::new(WIDTH, HEIGHT);
         let mut random = 0x9e37_79b9_u32;
@@ -266,15 +341,24 @@ mod tests {
             random ^= random << 5;
             usize::try_from(random).unwrap() % below
         };
+        let took = |start: Instant| clock::now() - start;
+        let start = clock::now();
+        for frame in frames.iter().cycle().take(200) {
+            decoder.decode(frame).unwrap();
+        }
+        let whole = took(start);
+        let start = clock::now();
         for round in 0..4_000 {
             let mut frame = frames[round % 2].clone();
             for _ in 0..=next(8) {
                 let at = next(frame.len());
                 frame[at] = u8::try_from(next(256)).unwrap();
             }
-            if let Err(Damage::Coded(reason)) = decoder.decode(&frame) {
-                assert_ne!(reason, "the decoder gave up");
-            }
+            let _damage = decoder.decode(&frame).is_err();
         }
+        assert!(
+            took(start) < whole * 20 * 5,
+            "five times as long as whole ones"
+        );
     }
 }

@@ -10,7 +10,7 @@
 //! | `devices.rs`   | which cameras there are; `holder.rs`: who has one open        |
 //! | `inventory.rs` | cameras and encoders with all they offer, for people          |
 //! | `convert.rs`   | raw layouts → I420; `range.rs`: full range → limited          |
-//! | `mjpeg.rs`     | MJPEG frames → I420; `jpeg.rs`: their form                    |
+//! | `mjpeg.rs`     | MJPEG frames → I420; `jpeg.rs`: their form, in `jpeg/` what decodes them |
 //! | `encoder.rs`   | which encoder takes raw pictures: `v4l2_encoder.rs`, the hardware, or `openh264.rs`; `sharing.rs`: may it read the camera's buffers |
 //! | `desk.rs`      | what viewers ask of the open camera: controls, and snapshots, made by `still.rs` |
 //! | `stage.rs`     | whose pictures are shown: the camera's, or those of `placeholder.rs`, drawn by `notice.rs` |
