@@ -27,6 +27,7 @@ use crate::support::chromium::{Chromium, Setup};
 use crate::support::guest::{Guest, PATIENCE};
 
 mod cameras;
+mod drift;
 
 pub(crate) const VIVID: &str =
     "vivid n_devs=1 node_types=0x1 num_inputs=1 input_types=0 vid_cap_nr=0";

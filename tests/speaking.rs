@@ -4,12 +4,14 @@
 
 use std::path::PathBuf;
 
+use roomcam::talkback::floor::MAX_SPEAKERS;
 use serde_json::json;
 use tempfile::TempDir;
 
 use crate::browser::{AUDIBLE, KEEP_THE_CHANNEL, ONE_AT_A_TIME, wait_for_loudness};
 use crate::support::chromium::{Chromium, PATIENCE, Setup, VOICE_HZ};
 use crate::support::demo::Demo;
+use crate::watching::viewer;
 
 pub(crate) const TALK: &str = "Hold to talk";
 
@@ -267,6 +269,40 @@ async fn where_speaking_needs_a_key_only_its_holders_see_the_button_and_are_hear
     let fits = "document.documentElement.scrollWidth <= 360 && \
                 document.documentElement.scrollHeight <= 740";
     assert_eq!(page.eval(fits).await, true);
+    page.let_go().await;
+    page.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: scripts/test"]
+async fn who_would_speak_while_as_many_speak_as_may_is_told_so_and_may_when_one_has_finished() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let loudspeaker = Loudspeaker::new();
+    let demo = loudspeaker.demo("");
+    let page = Chromium::start(MICROPHONE).await;
+    page.join(demo.url()).await;
+    page.wait_for_button(TALK).await;
+    let mut others = Vec::new();
+    for _ in 0..MAX_SPEAKERS {
+        let other = viewer(&demo, 1).await;
+        let on = r#"{"id":77,"type":"set_talking","on":true}"#;
+        other.send_control(on).await;
+        others.push(other);
+    }
+    page.wait_until(&format!("roomcam.state?.talking === {MAX_SPEAKERS}"))
+        .await;
+    page.wait_for_status(&format!("{MAX_SPEAKERS} are speaking"))
+        .await;
+    page.hold(TALK).await;
+    wait_for_notice(&page, "4 others are speaking: wait until").await;
+    page.let_go().await;
+    assert_eq!(page.eval("roomcam.talk").await, "off");
+
+    others.pop().expect("there are some").leave().await;
+    page.wait_until(&format!("roomcam.state?.talking === {}", MAX_SPEAKERS - 1))
+        .await;
+    page.hold(TALK).await;
+    page.wait_until("roomcam.talk === 'on'").await;
     page.let_go().await;
     page.close().await;
 }

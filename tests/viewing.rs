@@ -147,6 +147,23 @@ fn a_viewer_is_heard_while_it_may_speak_and_not_before_nor_after() {
 }
 
 #[test]
+fn a_viewer_that_is_called_is_heard_while_it_may_speak_and_sees_all_the_while() {
+    let mut simulation = Simulation::called_with_microphone(35);
+    let up = |s: &Simulation| s.events.contains(&ViewerEvent::Connected) && s.channel_is_open();
+    assert!(simulation.run_while_not(2 * SECOND, up), "connects");
+    simulation.run(SECOND);
+    simulation.events.clear();
+    assert_eq!(heard(&mut simulation, 0..50), []);
+    simulation.viewer.set_talking(true);
+    assert_eq!(heard(&mut simulation, 50..100).len(), 50);
+    simulation.viewer.set_talking(false);
+    assert_eq!(heard(&mut simulation, 100..150), []);
+    simulation.stream(SECOND);
+    simulation.run(SECOND);
+    assert_eq!(simulation.whole_frames(), simulation.frames_sent());
+}
+
+#[test]
 fn a_viewer_that_renegotiates_is_still_heard() {
     let mut simulation = with_microphone(32, true);
     simulation.viewer.set_talking(true);

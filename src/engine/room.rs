@@ -186,7 +186,7 @@ impl Engine {
         let admitted = self.roster.handle_call(seat, is_present);
         let kind = Kind {
             one_stream: true,
-            talkback: false,
+            talkback: self.options.talkback.is_there(),
         };
         let Some(session) = self.admit(seat, admitted, kind, now) else {
             return;

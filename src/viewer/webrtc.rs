@@ -357,14 +357,15 @@ impl Peer {
         Ok(answer)
     }
 
-    /// Returns an offer: audio, video and the control channel, send-only, with our candidates. Browsers
-    /// that cannot encode H.264 would refuse to receive it on a line that goes both ways.
+    /// Returns an offer: audio, video and the control channel, with our candidates. Send-only, for browsers
+    /// that cannot encode H.264 would refuse to receive it on a line that goes both ways; but for sound where
+    /// there is talkback.
     ///
     /// # Errors
     ///
     /// [`PeerError`], which is a bug of ours.
     pub fn offer(&mut self, now: Instant) -> Result<String, PeerError> {
-        self.only_send(false);
+        self.only_send(self.talkback);
         self.pc.create_data_channel(CONTROL_CHANNEL, None)?;
         let offer = self.pc.create_offer(None)?;
         self.pc.set_local_description(now, offer)?;

@@ -178,6 +178,18 @@ impl Simulation {
         simulation
     }
 
+    /// The same, where the device has talkback, and the browser a microphone.
+    pub(crate) fn called_with_microphone(seed: u64) -> Self {
+        let mut simulation = Self::of_device(seed, true);
+        let track = track(RtpCodecKind::Audio, "audio", MICROPHONE);
+        simulation.microphone = Some(simulation.browser.add_track(track).unwrap());
+        let offer = simulation.device_offers();
+        let answer = simulation.browser_answers(offer);
+        let now = simulation.now;
+        simulation.viewer.handle_answer(&answer, now).unwrap();
+        simulation
+    }
+
     /// A device and a browser that know nothing of each other.
     pub(crate) fn strangers(seed: u64) -> Self {
         Self::of_device(seed, false)
