@@ -146,7 +146,7 @@ fn what_nobody_may_read_is_not_called_wrong() {
     let directory = tempfile::tempdir().unwrap();
     let configuration = directory.path().join("roomcam.toml");
     fs::write(&configuration, MADE_UP).unwrap();
-    fs::set_permissions(&configuration, fs::Permissions::from_mode(0o0)).unwrap();
+    fs::set_permissions(&configuration, fs::Permissions::from_mode(0o000)).unwrap();
     if fs::read(&configuration).is_ok() {
         // Root may read anything: `installed` asks as somebody else.
         return;

@@ -33,8 +33,10 @@ pub(super) struct Node {
 pub(super) enum Kind {
     /// V4L2: cameras and encoders.
     Video,
-    /// What libcamera opens beside those: how a CSI camera is wired, and the memory of its pictures.
-    Csi,
+    /// What libcamera opens beside those: how a CSI camera is wired.
+    Media,
+    /// The memory that libcamera's pictures are in.
+    DmaHeap,
     /// ALSA.
     Audio,
 }
@@ -42,7 +44,7 @@ pub(super) enum Kind {
 impl Kind {
     const fn check(self) -> &'static str {
         match self {
-            Self::Video | Self::Csi => "video access",
+            Self::Video | Self::Media | Self::DmaHeap => "video access",
             Self::Audio => "audio access",
         }
     }
@@ -50,7 +52,8 @@ impl Kind {
     const fn what(self) -> &'static str {
         match self {
             Self::Video => "cameras and encoders",
-            Self::Csi => "that libcamera needs",
+            Self::Media => "stages of the CSI camera",
+            Self::DmaHeap => "memory of the CSI camera's pictures",
             Self::Audio => "sound cards",
         }
     }
@@ -58,7 +61,7 @@ impl Kind {
     /// The group that such nodes belong to on Debian and Raspberry Pi OS.
     const fn usual_group(self) -> &'static str {
         match self {
-            Self::Video | Self::Csi => "video",
+            Self::Video | Self::Media | Self::DmaHeap => "video",
             Self::Audio => "audio",
         }
     }
@@ -68,12 +71,16 @@ impl Kind {
         let (text, remedy) = match self {
             Self::Video => (
                 "there is no /dev/video*: no driver has found a camera.",
-                "plug the camera in, then: sudo dmesg | tail -n 30",
+                "plug the camera in (a CSI camera while the machine is off), then: sudo dmesg | tail -n 30",
             ),
-            Self::Csi => (
-                "there is no /dev/media* and no /dev/dma_heap: libcamera finds no camera without them.",
-                "push the ribbon cable in anew while the machine is off, then: sudo dmesg | grep -iE \
-                 'unicam|cfe|imx|ov[0-9]'",
+            Self::Media => (
+                "there is no /dev/media*: no driver has found a CSI camera.",
+                "push the ribbon cable in anew while the machine is off, then: \
+                 sudo dmesg | grep -iE 'unicam|cfe|imx|ov[0-9]'",
+            ),
+            Self::DmaHeap => (
+                "there is no /dev/dma_heap/*: libcamera has no memory for its pictures.",
+                "sudo apt full-upgrade && sudo reboot",
             ),
             Self::Audio => (
                 "there is no /dev/snd/pcm*: no driver has found a sound card.",
@@ -251,7 +258,7 @@ mod tests {
     #[test]
     fn where_there_are_no_nodes_that_is_said_instead_of_a_group() {
         let user = user(&[], None);
-        for kind in [Kind::Video, Kind::Csi, Kind::Audio] {
+        for kind in [Kind::Video, Kind::Media, Kind::DmaHeap, Kind::Audio] {
             let found = findings(kind, &user, &[], NEEDED);
             assert_eq!(found.len(), 1);
             assert_eq!(found[0].level, Level::Warning);
@@ -271,12 +278,11 @@ mod tests {
     #[test]
     fn libcamera_needs_the_memory_of_its_pictures_as_well() {
         let nodes = [
-            node("/dev/media0", "video", 0o660),
             node("/dev/dma_heap/linux,cma", "root", 0o600),
             node("/dev/dma_heap/system", "root", 0o600),
         ];
         let user = user(&["video"], Some("roomcam.service"));
-        let found = findings(Kind::Csi, &user, &nodes, NEEDED);
+        let found = findings(Kind::DmaHeap, &user, &nodes, NEEDED);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].check, "video access");
         assert_eq!(

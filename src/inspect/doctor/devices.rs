@@ -156,9 +156,11 @@ fn needed(config: &Config) -> Vec<(Kind, Option<Level>)> {
     let audio = (!is_made_up(&config.audio.source)).then(|| without_sound(config));
     let is_csi = video.is_some()
         && inventory::chosen(&config.video).is_ok_and(|(source, _)| source == "csi");
-    let csi = is_csi.then_some((Kind::Csi, video));
-    let usual = [(Kind::Video, video), (Kind::Audio, audio)];
-    usual.into_iter().chain(csi).collect()
+    let mut kinds = vec![(Kind::Video, video), (Kind::Audio, audio)];
+    if is_csi {
+        kinds.extend([(Kind::Media, video), (Kind::DmaHeap, video)]);
+    }
+    kinds
 }
 
 #[cfg(test)]
@@ -195,6 +197,9 @@ mod tests {
             .iter()
             .map(|(kind, _)| *kind)
             .collect();
-        assert_eq!(kinds, [Kind::Video, Kind::Audio, Kind::Csi]);
+        assert_eq!(
+            kinds,
+            [Kind::Video, Kind::Audio, Kind::Media, Kind::DmaHeap]
+        );
     }
 }

@@ -11,6 +11,7 @@ use crate::video::{VideoError, names_holder};
 /// The loudest sample of what counts as silence, of 32767: -66 dB. A microphone's own noise is louder.
 const SILENCE: u16 = 16;
 
+const INSTALL_RPICAM: &str = "sudo apt install rpicam-apps-lite";
 const REPLUG: &str = "unplug it and plug it in again; sudo dmesg | tail";
 
 /// A first frame that took this long is worth a word: viewers wait for it.
@@ -71,11 +72,13 @@ pub(super) fn camera(
         VideoError::Permission { .. } => {
             "sudo usermod -aG video $USER, then log out and in again".to_owned()
         }
+        // A sensor whose program is not there.
+        VideoError::NoCamera { seen } if seen.contains("raw Bayer") => INSTALL_RPICAM.to_owned(),
         VideoError::NoCamera { .. } | VideoError::Missing { .. } | VideoError::Format { .. } => {
             "roomcam devices".to_owned()
         }
         VideoError::Program { reason, .. } if reason.contains("not installed") => {
-            "sudo apt install rpicam-apps-lite".to_owned()
+            INSTALL_RPICAM.to_owned()
         }
         VideoError::Program { program, .. } => list_cameras(program),
         VideoError::Stalled { path, .. } if is_program(path) => {
@@ -389,6 +392,21 @@ mod tests {
         assert_eq!(
             somebodys.remedy.as_deref(),
             Some("sudo fuser -v /dev/media*")
+        );
+    }
+
+    #[test]
+    fn a_sensor_without_its_program_is_told_the_package() {
+        let remedy = |seen: &str| {
+            let error = VideoError::NoCamera {
+                seen: format!("; /dev/video0 (unicam) offers {seen}"),
+            };
+            camera(true, false, &Err(error)).remedy.unwrap()
+        };
+        assert_eq!(remedy("GREY"), "roomcam devices");
+        assert_eq!(
+            remedy("raw Bayer sensor data alone (RG10), as CSI sensors behind libcamera do"),
+            "sudo apt install rpicam-apps-lite"
         );
     }
 

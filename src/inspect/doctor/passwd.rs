@@ -53,26 +53,25 @@ pub(super) fn user(service: Option<&Service>) -> User {
 /// Returns the nodes of one kind.
 pub(super) fn nodes(kind: Kind) -> Vec<Node> {
     let groups = Groups::read();
-    let places: &[(&str, &[&str])] = match kind {
-        Kind::Video => &[("/dev", &["video"])],
-        Kind::Csi => &[("/dev", &["media", "v4l-subdev"]), ("/dev/dma_heap", &[""])],
-        Kind::Audio => &[("/dev/snd", &["pcm", "control"])],
+    let (directory, prefixes): (&str, &[&str]) = match kind {
+        Kind::Video => ("/dev", &["video"]),
+        Kind::Media => ("/dev", &["media", "v4l-subdev"]),
+        Kind::DmaHeap => ("/dev/dma_heap", &[]),
+        Kind::Audio => ("/dev/snd", &["pcm", "control"]),
     };
-    let mut nodes: Vec<Node> = Vec::new();
-    for (directory, prefixes) in places {
-        let is_one = |name: &str| {
-            let mut prefixes = prefixes.iter();
-            prefixes.any(|prefix| match name.strip_prefix(prefix) {
-                _ if prefix.is_empty() => true,
-                Some(rest) => rest.starts_with(|c: char| c.is_ascii_digit() || c == 'C'),
-                None => false,
-            })
-        };
-        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-        let entries = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_one));
-        let found = entries.take(MAX_NODES);
-        nodes.extend(found.filter_map(|entry| node(&entry.path(), &groups)));
-    }
+    let is_one = |name: &str| {
+        let mut rests = prefixes
+            .iter()
+            .filter_map(|prefix| name.strip_prefix(prefix));
+        let is_number = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit() || c == 'C');
+        prefixes.is_empty() || rests.any(is_number)
+    };
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut nodes: Vec<Node> = entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_one))
+        .take(MAX_NODES)
+        .filter_map(|entry| node(&entry.path(), &groups))
+        .collect();
     nodes.sort_by(|a, b| a.path.cmp(&b.path));
     nodes
 }
