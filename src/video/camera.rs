@@ -1,8 +1,6 @@
 //! A V4L2 camera as a source: which format, passed through or encoded, when it counts as dead.
 //!
-//! H.264 from the camera is passed through, never decoded. Raw pictures stay where the camera's driver
-//! has put them if a hardware encoder can read them there; otherwise they are converted where their
-//! layout demands it. JPEG pictures are decoded first.
+//! H.264 from the camera is passed through, never decoded. What becomes of other pictures: `encoded`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,16 +8,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::convert::{Converter, I420};
-use super::encoder::{self, Coding, Encoder};
+use super::encoded::{Encoded, Taken};
+use super::encoder::Coding;
 use super::format::{self, FourCc, Size};
-use super::mjpeg::Mjpeg;
 use super::resume::Resume;
-use super::sharing::{self, KEPT_BY_CAMERA};
-use super::still::{Keeper, Planes, Still};
+use super::still::Still;
 use super::v4l2::queue::{Filled, Queue};
-use super::v4l2::{CodecControl, Device, Identity, Kind, Negotiated, Room};
-use super::{AccessUnit, VideoError, VideoSource, v4l2_encoder};
+use super::v4l2::{CodecControl, Device, Identity, Kind, Room};
+use super::{AccessUnit, VideoError, VideoSource};
 use crate::control::camera::{Control, ControlId};
 use crate::h264::access_unit;
 use crate::{clock, config};
@@ -41,103 +37,24 @@ const GOP_UNASKED_S: u32 = 1;
 /// to spare for a late wake-up. More would only add latency when we are late.
 const BUFFERS: u32 = 4;
 
-/// The same where an encoder may read some of them: one more than it can hold and the camera needs, so
-/// that the newest picture is at hand.
-const BUFFERS_SHARED: u32 = v4l2_encoder::BUFFERS + KEPT_BY_CAMERA + 1;
-
 /// A camera that is open and streaming.
 #[derive(Debug)]
 pub(super) struct Camera {
     // The encoder before the buffers that it may read.
     output: Output,
     queue: Queue,
-    /// The numbers of the buffers that the encoder reads.
-    lent: Vec<u32>,
-    setup: Setup,
     description: String,
     identity: String,
-    kept: Keeper,
     last_picture: Instant,
     damaged: u64,
     skipped: u64,
     resume: Resume,
 }
 
-/// What an encoder was made for.
-#[derive(Debug)]
-struct Setup {
-    config: config::Video,
-    size: Size,
-    fps: u32,
-    coding: Coding,
-}
-
 #[derive(Debug)]
 enum Output {
-    PassedThrough {
-        keyframes_on_demand: bool,
-    },
-    Encoded {
-        pictures: Pictures,
-        encoder: Encoder,
-    },
-}
-
-/// What one buffer came to.
-struct Taken {
-    unit: Option<AccessUnit>,
-    /// What is wrong with its content.
-    damage: Option<String>,
-    /// The encoder reads it, and returns it when it is done.
-    is_lent: bool,
-}
-
-impl Taken {
-    const fn unit(unit: Option<AccessUnit>) -> Self {
-        Self {
-            unit,
-            damage: None,
-            is_lent: false,
-        }
-    }
-
-    fn damaged(what: impl Into<String>) -> Self {
-        Self {
-            unit: None,
-            damage: Some(what.into()),
-            is_lent: false,
-        }
-    }
-}
-
-/// How a buffer becomes a picture.
-#[derive(Debug)]
-enum Pictures {
-    Raw(Converter),
-    Jpeg(Mjpeg),
-}
-
-impl Pictures {
-    /// Returns the picture in `bytes`, or what is wrong with it.
-    fn read<'a>(&'a mut self, bytes: &'a [u8]) -> Result<I420<'a>, String> {
-        match self {
-            Self::Raw(converter) => converter
-                .convert(bytes)
-                .ok_or_else(|| "cut short".to_owned()),
-            Self::Jpeg(decoder) => decoder.decode(bytes).map_err(|damage| damage.to_string()),
-        }
-    }
-
-    /// Returns a copy of the picture in `bytes`.
-    fn still(&mut self, bytes: &[u8]) -> Option<Still> {
-        let picture = self.read(bytes).ok()?;
-        Some(Still::Picture(Planes::copy_of(&picture)))
-    }
-
-    /// Returns whether `bytes` are all of a raw picture.
-    fn is_whole(&self, bytes: &[u8]) -> bool {
-        matches!(self, Self::Raw(converter) if converter.holds(bytes))
-    }
+    PassedThrough { keyframes_on_demand: bool },
+    Encoded(Box<Encoded>),
 }
 
 impl Camera {
@@ -166,39 +83,30 @@ impl Camera {
         let choice = format::choose(&offers, config.format, wanted, config.fps, fastest)
             .ok_or_else(|| refused(format::describe(&offers)))?;
         let settled = device.set_format(kind, choice, Room::default())?;
-        let frame_time = device.set_frame_rate(kind, config.fps);
-        let fps = frame_time.map_or(config.fps, rounded_rate);
         let unusable = || {
             let (settled, asked) = (settled.fourcc, choice.fourcc);
             refused(format!("{settled} when asked for {asked}"))
         };
-        let is_passed_through = settled.fourcc == FourCc::H264;
-        let pictures = if is_passed_through {
-            None
-        } else {
-            Some(pictures(settled).ok_or_else(unusable)?)
-        };
-        let may_share = !is_passed_through
-            && sharing::obstacle(&settled).is_none()
-            && encoder::has_hardware(config, coding);
-        let buffers = if may_share { BUFFERS_SHARED } else { BUFFERS };
-        let keyframes_on_demand = is_passed_through && set_up_coding(&device, fps, config);
-        let queue = Queue::allocate(&Arc::new(device), kind, buffers)?;
-        let output = match pictures {
-            None => Output::PassedThrough {
+        if !format::is_admitted(config.format, settled.fourcc) {
+            return Err(unusable());
+        }
+        let frame_time = device.set_frame_rate(kind, config.fps);
+        let fps = frame_time.map_or(config.fps, rounded_rate);
+        let device = Arc::new(device);
+        let (queue, output, how) = if settled.fourcc == FourCc::H264 {
+            let keyframes_on_demand = set_up_coding(&device, fps, config);
+            let output = Output::PassedThrough {
                 keyframes_on_demand,
-            },
-            Some(pictures) => Output::Encoded {
-                pictures,
-                encoder: Encoder::open_for_camera(config, settled, fps, &queue, coding),
-            },
-        };
-        let how = match &output {
-            Output::PassedThrough { .. } => "passed through".to_owned(),
-            Output::Encoded { encoder, .. } if encoder.is_sharing() => {
-                format!("encoded by {} without a copy", encoder.name())
-            }
-            Output::Encoded { encoder, .. } => format!("encoded by {}", encoder.name()),
+            };
+            let queue = Queue::allocate(&device, kind, BUFFERS)?;
+            (queue, output, "passed through".to_owned())
+        } else {
+            let encoded = Encoded::of(config, settled, fps, coding, |count| {
+                Queue::allocate(&device, kind, BUFFERS.max(count))
+            })?;
+            let (queue, encoded) = encoded.ok_or_else(unusable)?;
+            let how = encoded.describe();
+            (queue, Output::Encoded(Box::new(encoded)), how)
         };
         queue.give_all()?;
         queue.start()?;
@@ -206,16 +114,8 @@ impl Camera {
         Ok(Self {
             description: format!("{card} {fourcc} {size} at {fps} fps, {how}"),
             identity: format!("{card} ({})", identity.bus),
-            kept: Keeper::default(),
             output,
             queue,
-            lent: Vec::new(),
-            setup: Setup {
-                config: config.clone(),
-                size,
-                fps,
-                coding,
-            },
             last_picture: clock::now(),
             damaged: 0,
             skipped: 0,
@@ -224,7 +124,9 @@ impl Camera {
     }
 
     fn take(&mut self) -> Result<Option<AccessUnit>, VideoError> {
-        if let Some(unit) = self.take_ready()? {
+        if let Output::Encoded(encoded) = &mut self.output
+            && let Some(unit) = encoded.take_ready(&self.queue)?
+        {
             return Ok(Some(unit));
         }
         let Some(mut filled) = self.queue.next(LONGEST_WAIT)? else {
@@ -232,24 +134,14 @@ impl Camera {
         };
         // Where pictures come faster than they are encoded, the newest is worth the most. Of a coded
         // stream each is needed.
-        if let Output::Encoded { .. } = self.output {
+        if let Output::Encoded(_) = self.output {
             while let Some(newer) = self.queue.dequeue()? {
                 self.queue.give_back(filled)?;
                 filled = newer;
                 self.skipped += 1;
             }
         }
-        let Taken {
-            unit,
-            damage,
-            is_lent,
-        } = self.read(&filled)?;
-        if is_lent {
-            self.lent.push(filled.index);
-        } else {
-            self.queue.give_back(filled)?;
-        }
-        self.take_back()?;
+        let Taken { unit, damage } = self.read(filled)?;
         let is_damaged = damage.is_some();
         if let Some(reason) = damage {
             self.damaged += 1;
@@ -263,121 +155,33 @@ impl Camera {
         }
         Ok(match self.output {
             Output::PassedThrough { .. } => self.decodable(unit, is_damaged),
-            Output::Encoded { .. } => unit,
+            Output::Encoded(_) => unit,
         })
     }
 
-    /// Returns what the encoder has made of earlier pictures.
-    fn take_ready(&mut self) -> Result<Option<AccessUnit>, VideoError> {
-        let Output::Encoded { encoder, .. } = &mut self.output else {
-            return Ok(None);
-        };
-        let ready = match encoder.take_ready() {
-            Err(error) if encoder.is_sharing() => {
-                self.copy_from_now_on(&error.to_string())?;
-                None
-            }
-            ready => ready?,
-        };
-        self.take_back()?;
-        Ok(ready)
-    }
-
-    /// Gives the camera the buffers that the encoder has done with.
-    fn take_back(&mut self) -> Result<(), VideoError> {
-        let Output::Encoded { encoder, .. } = &mut self.output else {
-            return Ok(());
-        };
-        let Some(encoder) = encoder.sharing() else {
-            return Ok(());
-        };
-        while let Some(index) = encoder.take_done() {
-            self.lent.retain(|lent| *lent != index);
-            self.queue.give(index)?;
-        }
-        Ok(())
-    }
-
-    /// The encoder failed with pictures in the camera's buffers, or would: it gets copies, if it still works.
-    fn copy_from_now_on(&mut self, reason: &str) -> Result<(), VideoError> {
-        let Output::Encoded { encoder, .. } = &mut self.output else {
-            return Ok(());
-        };
-        tracing::warn!(
-            camera = self.description,
-            reason,
-            "pictures are copied to the encoder from now on"
-        );
-        let Setup {
-            config,
-            size,
-            fps,
-            coding,
-        } = &self.setup;
-        encoder.close();
-        *encoder = Encoder::open(config, (size.width, size.height), *fps, coding.coded);
-        for index in self.lent.drain(..) {
-            self.queue.give(index)?;
-        }
-        Ok(())
-    }
-
-    /// Makes an access unit of a buffer, now or later.
-    fn read(&mut self, filled: &Filled) -> Result<Taken, VideoError> {
-        let captured_at = filled.captured_at;
-        let raw = self.queue.bytes(filled);
-        if filled.is_damaged {
-            return Ok(Taken::damaged("marked by the driver"));
-        }
-        // What some UVC cameras send while they start.
-        if raw.is_empty() {
-            return Ok(Taken::damaged("empty"));
-        }
-        let Output::Encoded { pictures, encoder } = &mut self.output else {
-            return Ok(Taken::unit(Some(AccessUnit {
-                data: Bytes::copy_from_slice(raw),
-                captured_at,
-            })));
-        };
-        if let Some(encoder) = encoder.sharing() {
-            if !pictures.is_whole(raw) {
-                return Ok(Taken::damaged("cut short"));
-            }
-            if self.kept.is_asked()
-                && let Some(still) = pictures.still(raw)
-            {
-                self.kept.offer(|| still);
-            }
-            // The encoder reads from the first byte on.
-            let reason = if filled.start > 0 {
-                "the camera puts something before its pictures".to_owned()
-            } else {
-                match encoder.encode_shared(filled.index, captured_at) {
-                    Ok(unit) => {
-                        return Ok(Taken {
-                            is_lent: true,
-                            ..Taken::unit(unit)
-                        });
-                    }
-                    Err(error) => error.to_string(),
+    /// Makes an access unit of a buffer, now or later, and sees that the camera gets it back.
+    fn read(&mut self, filled: Filled) -> Result<Taken, VideoError> {
+        let raw = self.queue.bytes(&filled);
+        let damage = if filled.is_damaged {
+            "marked by the driver"
+        } else if raw.is_empty() {
+            // What some UVC cameras send while they start.
+            "empty"
+        } else {
+            return match &mut self.output {
+                Output::Encoded(encoded) => encoded.take(&self.queue, filled),
+                Output::PassedThrough { .. } => {
+                    let unit = AccessUnit {
+                        data: Bytes::copy_from_slice(raw),
+                        captured_at: filled.captured_at,
+                    };
+                    self.queue.give_back(filled)?;
+                    Ok(Taken::unit(Some(unit)))
                 }
             };
-            self.copy_from_now_on(&reason)?;
-            return Ok(Taken::unit(None));
-        }
-        let is_jpeg = matches!(pictures, Pictures::Jpeg(_));
-        let picture = match pictures.read(raw) {
-            Ok(picture) => picture,
-            Err(damage) => return Ok(Taken::damaged(damage)),
         };
-        self.kept.offer(|| {
-            if is_jpeg {
-                Still::Jpeg(Bytes::copy_from_slice(raw))
-            } else {
-                Still::Picture(Planes::copy_of(&picture))
-            }
-        });
-        Ok(Taken::unit(encoder.encode(&picture, captured_at)?))
+        self.queue.give_back(filled)?;
+        Ok(Taken::damaged(damage))
     }
 
     /// Returns what of a passed-through stream can be shown, and asks for what cannot.
@@ -423,7 +227,7 @@ impl VideoSource for Camera {
             Output::PassedThrough {
                 keyframes_on_demand,
             } => keyframes_on_demand,
-            Output::Encoded { .. } => true,
+            Output::Encoded(_) => true,
         }
     }
 
@@ -433,7 +237,7 @@ impl VideoSource for Camera {
                 let device = self.queue.device();
                 device.set_control(CodecControl::ForceKeyframe, 1);
             }
-            Output::Encoded { encoder, .. } => encoder.request_keyframe(),
+            Output::Encoded(encoded) => encoded.encoder().request_keyframe(),
         }
     }
 
@@ -443,7 +247,7 @@ impl VideoSource for Camera {
                 let device = self.queue.device();
                 device.set_control(CodecControl::Bitrate, bits_per_second);
             }
-            Output::Encoded { encoder, .. } => encoder.set_bitrate(bits_per_second),
+            Output::Encoded(encoded) => encoded.encoder().set_bitrate(bits_per_second),
         }
     }
 
@@ -465,15 +269,20 @@ impl VideoSource for Camera {
     }
 
     fn keep_next_picture(&mut self) -> bool {
-        let has_pictures = matches!(self.output, Output::Encoded { .. });
-        if has_pictures {
-            self.kept.ask();
+        match &mut self.output {
+            Output::PassedThrough { .. } => false,
+            Output::Encoded(encoded) => {
+                encoded.kept().ask();
+                true
+            }
         }
-        has_pictures
     }
 
     fn take_picture(&mut self) -> Option<Still> {
-        self.kept.take()
+        match &mut self.output {
+            Output::PassedThrough { .. } => None,
+            Output::Encoded(encoded) => encoded.kept().take(),
+        }
     }
 }
 
@@ -533,18 +342,6 @@ fn set_up_coding(device: &Device, fps: u32, config: &config::Video) -> bool {
         device.set_control(control, value);
     }
     keyframes_on_demand
-}
-
-/// Returns how buffers of what the device settled on become pictures, or `None` where they do not.
-fn pictures(settled: Negotiated) -> Option<Pictures> {
-    let pixels = |n| usize::try_from(n).unwrap_or_default();
-    let (width, height) = (pixels(settled.size.width), pixels(settled.size.height));
-    if settled.fourcc.is_jpeg() {
-        return Some(Pictures::Jpeg(Mjpeg::new(width, height)));
-    }
-    let format = settled.fourcc.raw_format()?;
-    let converter = Converter::new(format, width, height, pixels(settled.stride));
-    Some(Pictures::Raw(converter.of_range(settled.is_full_range)))
 }
 
 /// Returns frames per second, at least one: 33.367 ms are 30.

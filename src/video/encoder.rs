@@ -1,6 +1,6 @@
 //! Which encoder takes raw pictures: the hardware where it works, software otherwise.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::convert::I420;
@@ -42,18 +42,54 @@ impl Encoder {
     /// somebody would expect, the log says why.
     pub(super) fn open(config: &config::Video, size: (u32, u32), fps: u32, coded: FourCc) -> Self {
         let settings = settings(config, size, fps, coded);
-        let software = || Self::Software(OpenH264::new(fps, settings.bitrate_bps));
-        if config.encoder == "software" {
-            return software();
+        Self::open_on(config, hardware(config, coded).as_deref(), settings)
+    }
+
+    /// The same for the pictures that come through `queue`, of which none may be with the camera yet; `path`
+    /// is the [`hardware`]. It reads them in the camera's buffers where it can; the log says which way they
+    /// take, and why.
+    pub(super) fn open_for_camera(
+        config: &config::Video,
+        path: Option<&Path>,
+        pictures: Negotiated,
+        fps: u32,
+        queue: &Queue,
+        coding: Coding,
+    ) -> Self {
+        let size = (pictures.size.width, pictures.size.height);
+        let settings = settings(config, size, fps, coding.coded);
+        let reason = match path.map(|path| share(path, settings, pictures, queue, coding)) {
+            Some(Ok(encoder)) => {
+                let name = encoder.name();
+                tracing::info!(
+                    encoder = name,
+                    "the encoder reads pictures in the camera's buffers"
+                );
+                return Self::Hardware(Box::new(encoder));
+            }
+            Some(Err(reason)) => reason,
+            None => String::new(),
+        };
+        let encoder = Self::open_on(config, path, settings);
+        if let Self::Hardware(_) = encoder {
+            let encoder = encoder.name();
+            tracing::info!(encoder, reason, "pictures are copied to the encoder");
         }
-        let Some(path) = hardware(config, coded) else {
-            tracing::info!(
-                reason = "no hardware encoder",
-                "pictures are encoded in software"
-            );
+        encoder
+    }
+
+    fn open_on(config: &config::Video, path: Option<&Path>, settings: Settings) -> Self {
+        let software = || Self::Software(OpenH264::new(settings.fps, settings.bitrate_bps));
+        let Some(path) = path else {
+            if config.encoder != "software" {
+                tracing::info!(
+                    reason = "no hardware encoder",
+                    "pictures are encoded in software"
+                );
+            }
             return software();
         };
-        match V4l2Encoder::open(&path, settings) {
+        match V4l2Encoder::open(path, settings) {
             Ok(encoder) => Self::Hardware(Box::new(encoder)),
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -62,35 +98,6 @@ impl Encoder {
                 software()
             }
         }
-    }
-
-    /// The same for the pictures that come through `queue`, of which none may be with the camera yet. The
-    /// hardware reads them in the camera's buffers where it can; the log says which way they take, and why.
-    pub(super) fn open_for_camera(
-        config: &config::Video,
-        pictures: Negotiated,
-        fps: u32,
-        queue: &Queue,
-        coding: Coding,
-    ) -> Self {
-        let size = (pictures.size.width, pictures.size.height);
-        let reason = match share(config, pictures, fps, queue, coding) {
-            Ok(encoder) => {
-                let encoder = Self::Hardware(Box::new(encoder));
-                tracing::info!(
-                    encoder = encoder.name(),
-                    "the encoder reads pictures in the camera's buffers"
-                );
-                return encoder;
-            }
-            Err(reason) => reason,
-        };
-        let encoder = Self::open(config, size, fps, coding.coded);
-        if let Self::Hardware(_) = encoder {
-            let encoder = encoder.name();
-            tracing::info!(encoder, reason, "pictures are copied to the encoder");
-        }
-        encoder
     }
 
     /// Returns the hardware that reads pictures in the camera's buffers, if it is that.
@@ -157,12 +164,8 @@ impl Encoder {
     }
 }
 
-/// Returns whether pictures of a camera might go to hardware, by the configuration and what there is.
-pub(super) fn has_hardware(config: &config::Video, coding: Coding) -> bool {
-    hardware(config, coding.coded).is_some()
-}
-
-fn hardware(config: &config::Video, coded: FourCc) -> Option<PathBuf> {
+/// Returns the hardware encoder that is configured, or with `auto` the first there is.
+pub(super) fn hardware(config: &config::Video, coded: FourCc) -> Option<PathBuf> {
     match config.encoder.as_str() {
         "software" => None,
         "auto" => devices::encoder(coded),
@@ -189,9 +192,9 @@ fn settings(
 
 /// Returns the encoder that reads the camera's buffers, or why there is none, in words.
 fn share(
-    config: &config::Video,
+    path: &Path,
+    settings: Settings,
     pictures: Negotiated,
-    fps: u32,
     queue: &Queue,
     coding: Coding,
 ) -> Result<V4l2Encoder, String> {
@@ -201,12 +204,9 @@ fn share(
     if let Some(obstacle) = sharing::obstacle(&pictures) {
         return Err(obstacle);
     }
-    let path = hardware(config, coding.coded).ok_or("no hardware encoder")?;
-    let size = (pictures.size.width, pictures.size.height);
-    let settings = settings(config, size, fps, coding.coded);
     let encoder = queue.export().and_then(|buffers| {
         let lender = Lender { pictures, buffers };
-        V4l2Encoder::open_sharing(&path, settings, &lender)
+        V4l2Encoder::open_sharing(path, settings, &lender)
     });
     encoder.map_err(|error| match std::error::Error::source(&error) {
         Some(cause) => format!("{error}: {cause}"),

@@ -198,7 +198,7 @@ pub(super) struct Choice {
 }
 
 /// Returns whether the configuration admits a format.
-const fn is_admitted(format: CameraFormat, fourcc: FourCc) -> bool {
+pub(super) const fn is_admitted(format: CameraFormat, fourcc: FourCc) -> bool {
     match format {
         CameraFormat::Auto => true,
         CameraFormat::H264 => matches!(&fourcc.0, b"H264"),

@@ -3,7 +3,7 @@
 //! | file           | what                                                          |
 //! |----------------|---------------------------------------------------------------|
 //! | `capture.rs`   | the thread that reads a source, packetizes and publishes      |
-//! | `camera.rs`    | source: a camera; native H.264 passed through, or raw pictures |
+//! | `camera.rs`    | source: a camera; native H.264 passed through, or `encoded.rs`: pictures through an encoder |
 //! | `rpicam.rs`    | source: a CSI camera by `rpicam-vid`, which `child.rs` runs; `csi.rs`: how it is asked, `csi/settings.rs`: what can be set |
 //! | `raw_stream.rs`, `coded_stream.rs` | what comes through its pipe → pictures, access units |
 //! | `v4l2.rs`      | a V4L2 device, `v4l2/queue.rs` its buffers, `v4l2/memory.rs` where they lie; `format.rs`: which of its formats |
@@ -38,6 +38,7 @@ mod csi;
 pub mod desk;
 mod devices;
 mod effects;
+mod encoded;
 mod encoder;
 mod font;
 pub mod format;

@@ -1,8 +1,9 @@
 //! A V4L2 device, a camera or an encoder: what it offers, and what is asked of it.
 //!
 //! Kernel documentation, "Video Capture Interface", "Memory-to-Memory Stateful Video Encoder
-//! Interface" and "Single- and multi-planar APIs"; its buffers are in `queue`. The `v4l` crate lends
-//! its bindings alone. Decisions are made in `camera` and
+//! Interface" and "Single- and multi-planar APIs"; its buffers are in `queue`, formats in
+//! `negotiation`, inputs that receive a signal in `signal`. The `v4l` crate lends its bindings alone.
+//! Decisions are made in `camera` and
 //! `v4l2_encoder`.
 #![expect(
     unsafe_code,
@@ -24,13 +25,16 @@ use super::{VideoError, holder, poll};
 
 mod controls;
 pub(super) mod memory;
+mod negotiation;
 pub(super) mod queue;
 mod request;
 mod signal;
 
+pub(super) use negotiation::{Negotiated, Room};
+
 use request::{
     ENUM_FMT, ENUM_FRAMEINTERVALS, ENUM_FRAMESIZES, G_PARM, QUERYCAP, QUERYCTRL, Request, S_CTRL,
-    S_FMT, S_PARM, S_SELECTION, zeroed,
+    S_PARM, S_SELECTION, zeroed,
 };
 
 /// Most formats of a device that are looked at, and most sizes of a format. Cameras list up to a
@@ -155,28 +159,6 @@ impl Identity {
     const fn has(&self, capability: u32) -> bool {
         self.capabilities & capability != 0
     }
-}
-
-/// What the driver settled on.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Negotiated {
-    pub(super) fourcc: FourCc,
-    pub(super) size: Size,
-    /// Bytes from row to row of the first plane; 0 for coded pictures.
-    pub(super) stride: u32,
-    /// Room that a buffer has for a picture at least.
-    pub(super) bytes: u32,
-    /// Its samples go from 0 to 255, as those of JPEG do.
-    pub(super) is_full_range: bool,
-}
-
-/// What is asked of the memory of a picture; 0 leaves it to the driver.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Room {
-    /// For a coded picture.
-    pub(super) bytes: u32,
-    /// From row to row of a raw one.
-    pub(super) stride: u32,
 }
 
 /// An open device node.
@@ -314,73 +296,6 @@ impl Device {
         intervals
     }
 
-    /// Asks for a format. The driver may settle on another size, or even another format.
-    pub(super) fn set_format(
-        &self,
-        kind: Kind,
-        choice: Choice,
-        room: Room,
-    ) -> Result<Negotiated, VideoError> {
-        let mut raw: sys::v4l2_format = zeroed();
-        raw.type_ = kind.code();
-        if kind.has_planes() {
-            let mut pix: sys::v4l2_pix_format_mplane = zeroed();
-            pix.width = choice.size.width;
-            pix.height = choice.size.height;
-            pix.pixelformat = choice.fourcc.to_u32();
-            pix.field = sys::v4l2_field_V4L2_FIELD_NONE;
-            pix.num_planes = 1;
-            let [plane, ..] = &mut pix.plane_fmt;
-            plane.sizeimage = room.bytes;
-            plane.bytesperline = room.stride;
-            raw.fmt.pix_mp = pix;
-            self.call(&S_FMT, &mut raw)?;
-            // SAFETY: for this buffer type the driver answers in `pix_mp`, which is plain integers.
-            let pix = unsafe { raw.fmt.pix_mp };
-            let [plane, ..] = pix.plane_fmt;
-            if pix.num_planes != 1 {
-                return Err(VideoError::Format {
-                    path: self.path.clone(),
-                    wanted: "pictures in one piece of memory".to_owned(),
-                    offered: format!("{} in {} pieces", choice.fourcc, pix.num_planes),
-                });
-            }
-            return Ok(Negotiated {
-                fourcc: FourCc::from_u32(pix.pixelformat),
-                size: Size {
-                    width: pix.width,
-                    height: pix.height,
-                },
-                stride: plane.bytesperline,
-                bytes: plane.sizeimage,
-                is_full_range: is_full_range(pix.colorspace, pix.quantization.into()),
-            });
-        }
-        let mut pix: sys::v4l2_pix_format = zeroed();
-        pix.width = choice.size.width;
-        pix.height = choice.size.height;
-        pix.pixelformat = choice.fourcc.to_u32();
-        pix.field = sys::v4l2_field_V4L2_FIELD_NONE;
-        pix.sizeimage = room.bytes;
-        pix.bytesperline = room.stride;
-        // Without it a driver may not say which range its samples have.
-        pix.priv_ = sys::V4L2_PIX_FMT_PRIV_MAGIC;
-        raw.fmt.pix = pix;
-        self.call(&S_FMT, &mut raw)?;
-        // SAFETY: for this buffer type the driver answers in `pix`, which is plain integers.
-        let pix = unsafe { raw.fmt.pix };
-        Ok(Negotiated {
-            fourcc: FourCc::from_u32(pix.pixelformat),
-            size: Size {
-                width: pix.width,
-                height: pix.height,
-            },
-            stride: pix.bytesperline,
-            bytes: pix.sizeimage,
-            is_full_range: is_full_range(pix.colorspace, pix.quantization),
-        })
-    }
-
     /// Says which part of the pictures that go in is to be seen: drivers round sizes up.
     pub(super) fn set_crop(&self, kind: Kind, size: Size) {
         let mut raw: sys::v4l2_selection = zeroed();
@@ -511,17 +426,6 @@ fn failure(path: &Path, operation: &'static str, error: io::Error) -> VideoError
     }
 }
 
-/// Returns what a driver says of the range of YUV samples ("Defining Colorspaces in V4L2").
-const fn is_full_range(colorspace: u32, quantization: u32) -> bool {
-    match quantization {
-        sys::v4l2_quantization_V4L2_QUANTIZATION_FULL_RANGE => true,
-        sys::v4l2_quantization_V4L2_QUANTIZATION_DEFAULT => {
-            colorspace == sys::v4l2_colorspace_V4L2_COLORSPACE_JPEG
-        }
-        _ => false,
-    }
-}
-
 fn duration(seconds: sys::v4l2_fract) -> Option<Duration> {
     let is_one = seconds.numerator > 0 && seconds.denominator > 0;
     is_one.then(|| Duration::from_secs(seconds.numerator.into()) / seconds.denominator)
@@ -563,19 +467,6 @@ mod tests {
             .set_format(Kind::Capture, choice, Room::default())
             .unwrap_err();
         assert!(matches!(error, VideoError::Format { .. }), "{error}");
-    }
-
-    #[test]
-    fn samples_are_of_limited_range_unless_the_driver_says_otherwise() {
-        const SRGB: u32 = sys::v4l2_colorspace_V4L2_COLORSPACE_SRGB;
-        const JPEG: u32 = sys::v4l2_colorspace_V4L2_COLORSPACE_JPEG;
-        const DEFAULT: u32 = sys::v4l2_quantization_V4L2_QUANTIZATION_DEFAULT;
-        const FULL: u32 = sys::v4l2_quantization_V4L2_QUANTIZATION_FULL_RANGE;
-        const LIMITED: u32 = sys::v4l2_quantization_V4L2_QUANTIZATION_LIM_RANGE;
-        assert!(is_full_range(SRGB, FULL) && is_full_range(JPEG, DEFAULT));
-        for (colorspace, quantization) in [(0, DEFAULT), (SRGB, DEFAULT), (JPEG, LIMITED)] {
-            assert!(!is_full_range(colorspace, quantization));
-        }
     }
 
     #[test]

@@ -20,9 +20,9 @@ use super::v4l2::queue::{Filled, Queue};
 use super::v4l2::{CodecControl, Device, Identity, Kind, Negotiated, Room};
 use super::{AccessUnit, VideoError};
 use crate::clock;
-use crate::h264::annexb::{NalUnit, nal_units};
 
 mod layout;
+mod proof;
 
 /// Pictures that may be under way: one in the encoder, one behind it, one being written.
 pub(super) const BUFFERS: u32 = 3;
@@ -33,9 +33,6 @@ const CODED_BYTES: u32 = 3 << 19;
 
 /// Highest target in bit/s. `bcm2835-codec` says 25 M, and fails there.
 const MOST_BITRATE_BPS: u32 = 20_000_000;
-
-/// How long the first picture may take, with all that the firmware loads for it, and each behind it.
-const PROVEN_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long the encoder may be silent while it has pictures.
 const LONGEST_SILENCE: Duration = Duration::from_secs(2);
@@ -313,50 +310,6 @@ impl V4l2Encoder {
         self.device.set_control(CodecControl::Bitrate, bitrate_bps);
     }
 
-    /// Encodes a grey picture and checks what comes out.
-    fn prove(mut self) -> Result<(), VideoError> {
-        let pixels = |n: u32| usize::try_from(n).unwrap_or_default();
-        let Size { width, height } = self.settings.size;
-        let (width, height) = (pixels(width), pixels(height));
-        let grey = vec![128; width * height * 3 / 2];
-        let picture = I420::in_one_block(width, height, &grey, width);
-        let picture = picture.ok_or_else(|| self.failure("takes even sizes alone"))?;
-        let now = clock::now();
-        self.submit(&picture, now)?;
-        self.check_what_comes_out(1)
-    }
-
-    /// Encodes what is in each of the camera's buffers, and checks what comes out.
-    fn prove_sharing(mut self, lender: &Lender) -> Result<(), VideoError> {
-        let now = clock::now();
-        let mut pictures = 0;
-        for index in 0..u32::try_from(lender.buffers.len()).unwrap_or(u32::MAX) {
-            self.submit_shared(index, now)?;
-            pictures += 1;
-        }
-        self.check_what_comes_out(pictures)
-    }
-
-    fn check_what_comes_out(&mut self, pictures: usize) -> Result<(), VideoError> {
-        let mut first = true;
-        for _ in 0..pictures {
-            let since = clock::now();
-            while self.ready.is_empty() {
-                if clock::now() > since + PROVEN_WITHIN {
-                    return Err(self.failure("did not encode a picture"));
-                }
-                self.collect(PROVEN_WITHIN)?;
-            }
-            let unit = self.ready.pop_front().map(|unit| unit.data);
-            let must_be_keyframe =
-                self.settings.coded == FourCc::H264 && std::mem::take(&mut first);
-            if must_be_keyframe && !unit.is_some_and(|unit| is_keyframe(&unit)) {
-                return Err(self.failure("did not begin with a keyframe"));
-            }
-        }
-        Ok(())
-    }
-
     fn submit(&mut self, picture: &I420<'_>, captured_at: Instant) -> Result<(), VideoError> {
         let size = self.settings.size;
         let is_of_size = u32::try_from(picture.width()) == Ok(size.width)
@@ -508,11 +461,6 @@ pub(super) fn is_encoder(path: &Path, coded: FourCc) -> bool {
 fn encodes(device: &Device, (input, raw): (Kind, FourCc), (output, coded): (Kind, FourCc)) -> bool {
     let has = |kind, fourcc| device.formats(kind).iter().any(|f| f.fourcc == fourcc);
     has(output, coded) && has(input, raw)
-}
-
-fn is_keyframe(unit: &[u8]) -> bool {
-    let has = |wanted| nal_units(unit).any(|unit| unit.unit_type() == wanted);
-    has(NalUnit::SPS) && has(NalUnit::PPS) && has(NalUnit::IDR_SLICE)
 }
 
 #[cfg(test)]

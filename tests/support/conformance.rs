@@ -70,7 +70,7 @@ pub(crate) struct Figures {
     pub(crate) keyframe_bytes: usize,
     /// The same for the same bytes.
     pub(crate) keyframe_hash: String,
-    /// The brightest sample of a raw picture, where the source has raw pictures: white is 235.
+    /// The brightest luma of a raw picture, where the source has raw pictures: white is 235.
     pub(crate) brightest: Option<u8>,
 }
 
@@ -294,7 +294,7 @@ fn it_is_closed(source: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns the brightest sample of a picture before it was encoded, where the source keeps one.
+/// Returns the brightest luma of a picture before it was encoded, where the source keeps one.
 fn a_still_is_of_the_size_that_it_tells(
     source: &mut dyn VideoSource,
 ) -> Result<Option<u8>, String> {
@@ -315,7 +315,8 @@ fn a_still_is_of_the_size_that_it_tells(
         if told.next().is_some_and(|told| told != size) {
             return Err(format!("its still is {size}, and it says {description:?}"));
         }
-        return Ok(planes.bytes.iter().copied().max());
+        let luma = planes.bytes.iter().take(planes.width * planes.height);
+        return Ok(luma.copied().max());
     }
     Err("it keeps no picture when it is asked for one".to_owned())
 }
@@ -351,8 +352,10 @@ fn fwht(picture: &[u8]) -> Option<Fwht> {
     const KEYFRAME: u32 = 1 << 10;
     let (magic, rest) = picture.split_first_chunk()?;
     let words: Vec<u32> = rest
-        .chunks_exact(4)
-        .filter_map(|word| Some(u32::from_be_bytes(word.try_into().ok()?)))
+        .as_chunks()
+        .0
+        .iter()
+        .map(|word| u32::from_be_bytes(*word))
         .take(4)
         .collect();
     let [_version, width, height, flags] = *words else {
