@@ -207,6 +207,7 @@ fn split_chroma(uv: &[u8], stride: usize, width: usize, u: &mut [u8], v: &mut [u
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::allocations;
 
     fn rows(plane: Plane<'_>, columns: usize, rows: usize) -> Vec<Vec<u8>> {
         (0..rows)
@@ -277,6 +278,22 @@ mod tests {
             }
             let mut no_rows = Converter::new(format, 64, 64, 0);
             assert!(no_rows.convert(&[0; 9_000]).is_none(), "{format:?}");
+        }
+    }
+
+    #[test]
+    fn once_warm_nothing_is_allocated() {
+        let raw = vec![128; 64 * 64 * 2];
+        for (format, stride) in [
+            (RawFormat::Yuyv, 128),
+            (RawFormat::Nv12, 64),
+            (RawFormat::I420, 64),
+        ] {
+            let mut converter = Converter::new(format, 64, 64, stride);
+            assert!(converter.convert(&raw).is_some());
+            let before = allocations::of_this_thread();
+            assert!(converter.convert(&raw).is_some());
+            assert_eq!(allocations::of_this_thread(), before, "{format:?}");
         }
     }
 }

@@ -21,29 +21,29 @@ const FACTOR_POINT: u32 = 8;
 /// √2 cos(k π / 16), and 1 for k = 0, in units of 2^-14: what is multiplied into the tables.
 const SCALES: [i64; 8] = [16_384, 22_725, 21_407, 19_266, 16_384, 12_873, 8_867, 4_520];
 
+/// Largest coefficient: what is larger is none of a picture of eight bits.
+const LARGEST: i32 = 2_047;
+
+/// Largest factor: 255 times the scales is half as much.
+const LARGEST_FACTOR: i32 = i32::MAX / (LARGEST + 1);
+
 /// Returns what a coefficient is multiplied by, for [`scaled`].
 pub(super) fn factor(quantizer: u16, column: usize, row: usize) -> i32 {
     let scale = |at: usize| SCALES.get(at).copied().unwrap_or_default();
     let product = i64::from(quantizer) * scale(column) * scale(row);
     // The scales' own bits, and the transform's factor of 1/8.
     let too_many = 2 * 14 + 3 - POINT - FACTOR_POINT;
-    i32::try_from((product + (1 << (too_many - 1))) >> too_many).unwrap_or(i32::MAX)
+    let rounded = (product + (1 << (too_many - 1))) >> too_many;
+    i32::try_from(rounded).map_or(LARGEST_FACTOR, |factor| factor.min(LARGEST_FACTOR))
 }
 
 /// Returns a coefficient as a [`Block`] holds it.
 #[inline]
-pub(super) const fn scaled(coefficient: i32, factor: i32) -> i16 {
-    let product = coefficient.saturating_mul(factor);
-    let rounded = product.saturating_add(1 << (FACTOR_POINT - 1)) >> FACTOR_POINT;
-    if rounded > i16::MAX as i32 {
-        i16::MAX
-    } else if rounded < i16::MIN as i32 {
-        i16::MIN
-    } else {
-        #[expect(clippy::cast_possible_truncation, reason = "it was compared")]
-        let short = rounded as i16;
-        short
-    }
+pub(super) fn scaled(coefficient: i32, factor: i32) -> i16 {
+    let product = coefficient.clamp(-LARGEST, LARGEST) * factor;
+    let rounded = (product + (1 << (FACTOR_POINT - 1))) >> FACTOR_POINT;
+    let [smallest, largest] = [i16::MIN, i16::MAX].map(i32::from);
+    rounded.clamp(smallest, largest) as i16
 }
 
 /// Returns the samples of `block`, each passed through `finish`.
