@@ -5,6 +5,8 @@
 //! columns at once, as the vector instructions of every processor do; five bits are behind the point, so
 //! that samples are within one of the exact ones. Sums saturate: nothing wraps around. Pure.
 
+use std::hint::black_box;
+
 /// The coefficients of a block, each as [`scaled`] gives it; those of a column lie together.
 pub(super) type Block = [i16; 64];
 
@@ -42,8 +44,8 @@ pub(super) fn factor(quantizer: u16, column: usize, row: usize) -> i32 {
 pub(super) fn scaled(coefficient: i32, factor: i32) -> i16 {
     let product = coefficient.clamp(-LARGEST, LARGEST) * factor;
     let rounded = (product + (1 << (FACTOR_POINT - 1))) >> FACTOR_POINT;
-    let [smallest, largest] = [i16::MIN, i16::MAX].map(i32::from);
-    rounded.clamp(smallest, largest) as i16
+    let end = if rounded < 0 { i16::MIN } else { i16::MAX };
+    i16::try_from(rounded).unwrap_or(end)
 }
 
 /// Returns the samples of `block`, each passed through `finish`.
@@ -51,8 +53,9 @@ pub(super) fn scaled(coefficient: i32, factor: i32) -> i16 {
 pub(super) fn samples(block: &Block, finish: impl Fn(u8) -> u8) -> Samples {
     let mut values = *block;
     one_way(&mut values);
-    // Three times make columns of rows.
-    let mut values = shuffled(&shuffled(&shuffled(&values)));
+    // Three times make columns of rows. A compiler that sees them as one step takes longer ways.
+    let mut values = black_box(shuffled(&black_box(shuffled(&values))));
+    values = shuffled(&values);
     one_way(&mut values);
     let mut samples = [0; 64];
     for (out, value) in samples.iter_mut().zip(&values) {
