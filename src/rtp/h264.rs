@@ -205,6 +205,7 @@ impl Payloads {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::allocations;
 
     const SPS: &[u8] = &[
         0x67, 0x42, 0xc0, 0x1f, 0x8c, 0x8d, 0x40, 0x28, 0x02, 0xdd, 0x00, 0xf0, 0x88, 0x45, 0x38,
@@ -315,5 +316,22 @@ mod tests {
             };
             assert!(p.packetize(&unit).is_none());
         }
+    }
+
+    #[test]
+    fn a_frame_takes_as_many_allocations_however_many_packets_it_has() {
+        let taken = |frame: AccessUnit| {
+            let mut packetizer = Packetizer::new(true);
+            packetizer.packetize(&unit(&[SPS, PPS]));
+            let before = allocations::of_this_thread();
+            let frame = packetizer.packetize(&frame).unwrap();
+            let taken = allocations::of_this_thread() - before;
+            (frame.payloads.len(), taken)
+        };
+        // The list of payloads, and the count of who shares the access unit.
+        assert_eq!(taken(unit(&[&slice(0x41, 500)])), (1, 2));
+        // The list, the fragments in one block, and the count of who shares that.
+        assert_eq!(taken(unit(&[&slice(0x41, 2_000)])), (2, 3));
+        assert_eq!(taken(unit(&[&slice(0x41, 50_000)])).1, 3);
     }
 }

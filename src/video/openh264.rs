@@ -276,6 +276,7 @@ impl YUVSource for Borrowed<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::allocations;
     use crate::h264::annexb::{NalUnit, nal_units};
     use std::time::Duration;
 
@@ -397,5 +398,20 @@ mod tests {
         let picture = I420::in_one_block(64, 64, &bytes, 64).unwrap();
         let unit = run.encoder.encode(&picture, run.start).unwrap().unwrap();
         assert_eq!(types(&unit), [7, 8, 5]);
+    }
+
+    #[test]
+    fn a_picture_takes_one_allocation_its_access_unit() {
+        let pictures: Vec<_> = (0..20).map(noise).collect();
+        let mut run = Run::at(500_000);
+        run.next();
+        for (bytes, second) in pictures.iter().zip(1..) {
+            let picture = I420::in_one_block(WIDTH, HEIGHT, bytes, WIDTH).unwrap();
+            let at = run.start + Duration::from_secs(second);
+            // It is handed on to viewers, who keep it for as long as they need it.
+            let before = allocations::of_this_thread();
+            assert!(run.encoder.encode(&picture, at).unwrap().is_some());
+            assert_eq!(allocations::of_this_thread() - before, 1);
+        }
     }
 }

@@ -99,6 +99,7 @@ impl VideoSource for Pattern {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::allocations;
     use crate::h264::access_unit::contents;
     use crate::video::timecode;
     use openh264::formats::YUVSource as _;
@@ -149,5 +150,16 @@ mod tests {
         assert!(!is_keyframe(&wait(&mut pattern)));
         pattern.request_keyframe();
         assert!(is_keyframe(&wait(&mut pattern)));
+    }
+
+    #[test]
+    fn once_warm_a_picture_takes_one_allocation_its_access_unit() {
+        let mut pattern = Pattern::new(&small());
+        wait(&mut pattern);
+        let before = allocations::of_this_thread();
+        for _ in 0..10 {
+            wait(&mut pattern);
+        }
+        assert_eq!(allocations::of_this_thread() - before, 10);
     }
 }

@@ -105,6 +105,7 @@ const fn picture_bytes(stride: usize, height: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::allocations;
 
     const WIDTH: usize = 90;
     const HEIGHT: usize = 4;
@@ -193,5 +194,18 @@ mod tests {
             assert!(!usual.waits_for_pause() && !usual.is_lost());
         }
         assert_eq!(taken, 50 / 4, "each comes in four pieces");
+    }
+
+    #[test]
+    fn nothing_is_allocated_for_a_picture() {
+        let bytes = picture(255, 128);
+        let mut stream = RawStream::new(128, HEIGHT);
+        let before = allocations::of_this_thread();
+        for _ in 0..10 {
+            stream.space().copy_from_slice(&bytes);
+            stream.wrote(bytes.len());
+            assert!(stream.take().is_some());
+        }
+        assert_eq!(allocations::of_this_thread(), before);
     }
 }

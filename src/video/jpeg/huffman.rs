@@ -12,6 +12,9 @@ const LOOKUP_BITS: u32 = 10;
 /// Longest code, in bits.
 const LONGEST: usize = 16;
 
+/// Longest code with its value, in bits.
+const LONGEST_READ: u32 = 16 + LARGEST_SIZE as u32;
+
 /// Largest size of a value, in bits: of a difference of means, which is the largest.
 const LARGEST_SIZE: u8 = 11;
 
@@ -69,7 +72,7 @@ impl Table {
         let mut rest = values;
         let mut code = 0_u32;
         let mut index = 0_i32;
-        let lengths = (1_u32..).zip(counts);
+        let lengths = (1_u8..).zip(counts);
         for ((length, count), (end, offset)) in
             lengths.zip(self.ends.iter_mut().zip(&mut self.offsets))
         {
@@ -99,44 +102,43 @@ impl Table {
     pub(super) fn read(&self, bits: &mut Bits<'_>) -> Option<Coded> {
         bits.refill();
         let at = usize::try_from(bits.peek(LOOKUP_BITS)).unwrap_or_default();
-        let found = self.lookup.get(at).copied().unwrap_or_default();
+        let mut found = self.lookup.get(at).copied().unwrap_or_default();
         if found.bits == 0 {
-            return self.read_long(bits);
+            found = self.find(bits.peek(LONGEST_READ))?;
         }
         bits.skip(found.bits.into());
         Some(found)
     }
 
+    /// Finds what the next bits stand for, length by length.
     #[inline(never)]
-    fn read_long(&self, bits: &mut Bits<'_>) -> Option<Coded> {
-        let code = u32::try_from(bits.peek(16)).unwrap_or_default();
-        let lengths = (1_u32..).zip(self.ends.iter().zip(&self.offsets));
+    fn find(&self, next: u64) -> Option<Coded> {
+        let code = u32::try_from(next >> (LONGEST_READ - 16)).unwrap_or_default();
+        let lengths = (1_u8..).zip(self.ends.iter().zip(&self.offsets));
         let mut fitting = lengths.filter(|(_, (end, _))| code < **end);
         let (length, (_, offset)) = fitting.next()?;
         let index = (code >> (16 - length)).cast_signed() + offset;
         let symbol = *self.values.get(usize::try_from(index).ok()?)?;
-        bits.skip(length);
         let (run, size) = (symbol >> 4, symbol & 15);
         if size == 0 {
-            return no_value(run);
+            return no_value(run, length);
         }
         if size > LARGEST_SIZE {
             return None;
         }
-        let value = extended(bits.peek(size.into()), size);
-        bits.skip(size.into());
+        let behind = next >> (LONGEST_READ - u32::from(length + size));
         Some(Coded {
-            value,
+            value: extended(behind, size),
             advance: run + 1,
-            bits: 0,
+            bits: length + size,
         })
     }
 }
 
 /// Enters a code wherever the next bits start with it, as far as they tell its value.
-fn fill(lookup: &mut [Coded], code: u32, length: u32, symbol: u8) {
+fn fill(lookup: &mut [Coded], code: u32, length: u8, symbol: u8) {
     let (run, size) = (symbol >> 4, symbol & 15);
-    let Some(spare) = LOOKUP_BITS.checked_sub(length) else {
+    let Some(spare) = LOOKUP_BITS.checked_sub(length.into()) else {
         return;
     };
     let Some(unused) = spare.checked_sub(size.into()) else {
@@ -145,25 +147,21 @@ fn fill(lookup: &mut [Coded], code: u32, length: u32, symbol: u8) {
     let first = usize::try_from(code << spare).unwrap_or_default();
     let entries = lookup.iter_mut().skip(first).take(1 << spare);
     for (behind, entry) in (0_u64..).zip(entries) {
-        let coded = if size == 0 {
-            no_value(run)
+        *entry = if size == 0 {
+            no_value(run, length).unwrap_or_default()
         } else {
-            Some(Coded {
+            Coded {
                 value: extended(behind >> unused, size),
                 advance: run + 1,
-                bits: 0,
-            })
+                bits: length + size,
+            }
         };
-        if let Some(coded) = coded {
-            let bits = u8::try_from(LOOKUP_BITS - unused).unwrap_or_default();
-            *entry = Coded { bits, ..coded };
-        }
     }
 }
 
 /// What a symbol without a value means: the end, sixteen zeros, or nothing that sequential pictures have.
-/// Of a mean, both ends say that it is the one before.
-const fn no_value(run: u8) -> Option<Coded> {
+/// Of a mean, the first says that it is the one before.
+const fn no_value(run: u8, bits: u8) -> Option<Coded> {
     let advance = match run {
         0 => END_OF_BLOCK,
         15 => 16,
@@ -172,13 +170,13 @@ const fn no_value(run: u8) -> Option<Coded> {
     Some(Coded {
         value: 0,
         advance,
-        bits: 0,
+        bits,
     })
 }
 
-/// Returns the value that `bits` stand for, the last `size` of them (F.2.2.1).
+/// Returns the value that the last `size` of `bits` stand for (F.2.2.1).
 fn extended(bits: u64, size: u8) -> i16 {
-    let bits = i16::try_from(bits).unwrap_or_default();
+    let bits = i16::try_from(bits & ((1 << size) - 1)).unwrap_or_default();
     if bits < 1 << (size - 1) {
         bits - (1 << size) + 1
     } else {

@@ -174,16 +174,16 @@ fn put_rows(rows: &[[u8; 8]], plane: &mut [u8], stride: usize) {
     }
 }
 
+/// Rounded up.
 #[inline]
 fn mean_of_two(a: u8, b: u8) -> u8 {
-    // Rounded up, which is one vector instruction.
-    u8::try_from((u16::from(a) + u16::from(b)).div_ceil(2)).unwrap_or(u8::MAX)
+    ((u16::from(a) + u16::from(b) + 1) >> 1) as u8
 }
 
 #[inline]
 fn mean_of_four(four: [u8; 4]) -> u8 {
-    let sum: u16 = four.into_iter().map(u16::from).sum();
-    u8::try_from((sum + 2) / 4).unwrap_or(u8::MAX)
+    let [a, b, c, d] = four.map(u16::from);
+    ((a + b + c + d + 2) >> 2) as u8
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 //! columns at once, as the vector instructions of every processor do; five bits are behind the point, so
 //! that samples are within one of the exact ones. Sums saturate: nothing wraps around. Pure.
 
+use std::hint::black_box;
+
 /// The coefficients of a block, each as [`scaled`] gives it; those of a column lie together.
 pub(super) type Block = [i16; 64];
 
@@ -21,29 +23,29 @@ const FACTOR_POINT: u32 = 8;
 /// √2 cos(k π / 16), and 1 for k = 0, in units of 2^-14: what is multiplied into the tables.
 const SCALES: [i64; 8] = [16_384, 22_725, 21_407, 19_266, 16_384, 12_873, 8_867, 4_520];
 
+/// Largest coefficient: what is larger is none of a picture of eight bits.
+const LARGEST: i32 = 2_047;
+
+/// Largest factor: 255 times the scales is half as much.
+const LARGEST_FACTOR: i32 = i32::MAX / (LARGEST + 1);
+
 /// Returns what a coefficient is multiplied by, for [`scaled`].
 pub(super) fn factor(quantizer: u16, column: usize, row: usize) -> i32 {
     let scale = |at: usize| SCALES.get(at).copied().unwrap_or_default();
     let product = i64::from(quantizer) * scale(column) * scale(row);
     // The scales' own bits, and the transform's factor of 1/8.
     let too_many = 2 * 14 + 3 - POINT - FACTOR_POINT;
-    i32::try_from((product + (1 << (too_many - 1))) >> too_many).unwrap_or(i32::MAX)
+    let rounded = (product + (1 << (too_many - 1))) >> too_many;
+    i32::try_from(rounded).map_or(LARGEST_FACTOR, |factor| factor.min(LARGEST_FACTOR))
 }
 
 /// Returns a coefficient as a [`Block`] holds it.
 #[inline]
-pub(super) const fn scaled(coefficient: i32, factor: i32) -> i16 {
-    let product = coefficient.saturating_mul(factor);
-    let rounded = product.saturating_add(1 << (FACTOR_POINT - 1)) >> FACTOR_POINT;
-    if rounded > i16::MAX as i32 {
-        i16::MAX
-    } else if rounded < i16::MIN as i32 {
-        i16::MIN
-    } else {
-        #[expect(clippy::cast_possible_truncation, reason = "it was compared")]
-        let short = rounded as i16;
-        short
-    }
+pub(super) fn scaled(coefficient: i32, factor: i32) -> i16 {
+    let product = coefficient.clamp(-LARGEST, LARGEST) * factor;
+    let rounded = (product + (1 << (FACTOR_POINT - 1))) >> FACTOR_POINT;
+    let end = if rounded < 0 { i16::MIN } else { i16::MAX };
+    i16::try_from(rounded).unwrap_or(end)
 }
 
 /// Returns the samples of `block`, each passed through `finish`.
@@ -51,8 +53,9 @@ pub(super) const fn scaled(coefficient: i32, factor: i32) -> i16 {
 pub(super) fn samples(block: &Block, finish: impl Fn(u8) -> u8) -> Samples {
     let mut values = *block;
     one_way(&mut values);
-    // Three times make columns of rows.
-    let mut values = shuffled(&shuffled(&shuffled(&values)));
+    // Three times make columns of rows. A compiler that sees them as one step takes longer ways.
+    let mut values = black_box(shuffled(&black_box(shuffled(&values))));
+    values = shuffled(&values);
     one_way(&mut values);
     let mut samples = [0; 64];
     for (out, value) in samples.iter_mut().zip(&values) {
