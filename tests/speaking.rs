@@ -75,7 +75,7 @@ impl Loudspeaker {
                 return;
             }
             assert!(roomcam::clock::now() < deadline, "played: {tone:.3?}");
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 }

@@ -143,7 +143,6 @@ impl Audience {
             }
         }
         let all = format!("{when}: pictures are off by {pictures:.1?} ms, sound by {marks:.1?} ms");
-        eprintln!("{all}");
         for picture in &pictures {
             assert!(picture.abs() < WRONG_MS, "{all}");
             for mark in &marks {
