@@ -16,7 +16,7 @@ use crate::watching::{viewer, watch};
 
 pub(crate) const TALK: &str = "Hold to talk";
 
-const KEPT: &str = "[talkback]\nsink = \"kept\"\n";
+pub(crate) const KEPT: &str = "[talkback]\nsink = \"kept\"\n";
 
 /// 100 ms of what was played.
 const WINDOW: usize = 4_800;
@@ -30,12 +30,12 @@ pub(crate) const MICROPHONE: Setup = Setup {
 };
 
 /// A loudspeaker, as configuration of libasound.
-struct Loudspeaker {
+pub(crate) struct Loudspeaker {
     directory: TempDir,
 }
 
 impl Loudspeaker {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = TempDir::new().unwrap();
         let loudspeaker = Self { directory };
         let played = loudspeaker.path("played.raw");
@@ -45,6 +45,11 @@ impl Loudspeaker {
         );
         std::fs::write(loudspeaker.path("asound.conf"), configuration).unwrap();
         loudspeaker
+    }
+
+    /// The file that `ALSA_CONFIG_PATH` is to name.
+    pub(crate) fn configuration(&self) -> PathBuf {
+        self.path("asound.conf")
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -58,7 +63,7 @@ impl Loudspeaker {
 
     /// Starts a device that could have it.
     fn demo_with(&self, config: &str) -> Demo {
-        let configuration = self.path("asound.conf");
+        let configuration = self.configuration();
         Demo::with_environment(config, &[("ALSA_CONFIG_PATH", &configuration)])
     }
 
@@ -67,7 +72,7 @@ impl Loudspeaker {
         tone_in(&std::fs::read(self.path("played.raw")).unwrap_or_default())
     }
 
-    async fn wait_for_tone(&self, windows: usize) {
+    pub(crate) async fn wait_for_tone(&self, windows: usize) {
         let deadline = roomcam::clock::now() + PATIENCE;
         loop {
             let tone = self.tone();
