@@ -125,6 +125,9 @@ pub struct Watch {
     /// Write the video to a file (H.264 byte stream).
     #[arg(long, value_name = "FILE.h264")]
     pub save: Option<PathBuf>,
+    /// Say something on the device's loudspeaker first: an Opus file, or a tone of three seconds.
+    #[arg(long, value_name = "FILE.ogg|tone")]
+    pub speak: Option<PathBuf>,
 }
 
 /// `roomcam devices`
@@ -237,6 +240,7 @@ impl From<Watch> for WatchOptions {
             frames: watch.frames,
             seconds: watch.seconds,
             save: watch.save,
+            speak: watch.speak,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The loudspeaker is libasound's own: a PCM that keeps in a file what it is given.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use roomcam::talkback::floor::MAX_SPEAKERS;
 use serde_json::json;
@@ -11,11 +12,11 @@ use tempfile::TempDir;
 use crate::browser::{AUDIBLE, KEEP_THE_CHANNEL, ONE_AT_A_TIME, wait_for_loudness};
 use crate::support::chromium::{Chromium, PATIENCE, Setup, VOICE_HZ};
 use crate::support::demo::Demo;
-use crate::watching::viewer;
+use crate::watching::{viewer, watch};
 
 pub(crate) const TALK: &str = "Hold to talk";
 
-const KEPT: &str = "[talkback]\nsink = \"kept\"\n";
+pub(crate) const KEPT: &str = "[talkback]\nsink = \"kept\"\n";
 
 /// 100 ms of what was played.
 const WINDOW: usize = 4_800;
@@ -29,12 +30,12 @@ pub(crate) const MICROPHONE: Setup = Setup {
 };
 
 /// A loudspeaker, as configuration of libasound.
-struct Loudspeaker {
+pub(crate) struct Loudspeaker {
     directory: TempDir,
 }
 
 impl Loudspeaker {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = TempDir::new().unwrap();
         let loudspeaker = Self { directory };
         let played = loudspeaker.path("played.raw");
@@ -44,6 +45,11 @@ impl Loudspeaker {
         );
         std::fs::write(loudspeaker.path("asound.conf"), configuration).unwrap();
         loudspeaker
+    }
+
+    /// The file that `ALSA_CONFIG_PATH` is to name.
+    pub(crate) fn configuration(&self) -> PathBuf {
+        self.path("asound.conf")
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -57,7 +63,7 @@ impl Loudspeaker {
 
     /// Starts a device that could have it.
     fn demo_with(&self, config: &str) -> Demo {
-        let configuration = self.path("asound.conf");
+        let configuration = self.configuration();
         Demo::with_environment(config, &[("ALSA_CONFIG_PATH", &configuration)])
     }
 
@@ -66,7 +72,7 @@ impl Loudspeaker {
         tone_in(&std::fs::read(self.path("played.raw")).unwrap_or_default())
     }
 
-    async fn wait_for_tone(&self, windows: usize) {
+    pub(crate) async fn wait_for_tone(&self, windows: usize) {
         let deadline = roomcam::clock::now() + PATIENCE;
         loop {
             let tone = self.tone();
@@ -74,27 +80,32 @@ impl Loudspeaker {
                 return;
             }
             assert!(roomcam::clock::now() < deadline, "played: {tone:.3?}");
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 }
 
 /// Returns how loud the tone of the made-up microphone is in each 100 ms of samples: 1 is as loud as can be.
 pub(crate) fn tone_in(bytes: &[u8]) -> Vec<f64> {
+    loudness_of(VOICE_HZ, bytes)
+}
+
+/// The same of a tone of `hz`.
+fn loudness_of(hz: f64, bytes: &[u8]) -> Vec<f64> {
     let (pairs, _) = bytes.as_chunks();
     let samples = pairs
         .iter()
         .map(|pair| f64::from(i16::from_le_bytes(*pair)) / 32_768.0);
     let samples: Vec<f64> = samples.collect();
     let (windows, _) = samples.as_chunks::<WINDOW>();
-    windows.iter().map(|window| amplitude(window)).collect()
+    windows.iter().map(|window| amplitude(hz, window)).collect()
 }
 
-/// Returns the amplitude of [`VOICE_HZ`] in `samples` (one term of a Fourier transform).
-fn amplitude(samples: &[f64]) -> f64 {
+/// Returns the amplitude of `hz` in `samples` (one term of a Fourier transform).
+fn amplitude(hz: f64, samples: &[f64]) -> f64 {
     let mut sum = (0.0, 0.0);
     for (n, sample) in (0_u32..).zip(samples) {
-        let angle = std::f64::consts::TAU * VOICE_HZ * f64::from(n) / 48_000.0;
+        let angle = std::f64::consts::TAU * hz * f64::from(n) / 48_000.0;
         sum = (sum.0 + sample * angle.cos(), sum.1 + sample * angle.sin());
     }
     f64::hypot(sum.0, sum.1) * 2.0 / samples.len() as f64
@@ -106,6 +117,85 @@ pub(crate) async fn wait_for_notice(page: &Chromium, words: &str) {
         "document.getElementById('notice').textContent.includes({words})"
     ))
     .await;
+}
+
+/// What the watch command says is this tone.
+const SAID_HZ: f64 = 440.0;
+
+/// Returns in how many of the 100 ms that were played that tone was heard.
+fn heard(loudspeaker: &Loudspeaker) -> usize {
+    let played = std::fs::read(loudspeaker.path("played.raw")).unwrap_or_default();
+    let loudness = loudness_of(SAID_HZ, &played);
+    loudness.iter().filter(|&&loudness| loudness > 0.01).count()
+}
+
+/// Returns an Ogg file with packets of less than 255 bytes, each on a page of its own.
+fn ogg(packets: &[bytes::Bytes]) -> Vec<u8> {
+    let head = b"OpusHead\x01\x01\x38\x01\x80\xbb\0\0\0\0\0".as_slice();
+    let tags = b"OpusTags\0\0\0\0\0\0\0\0".as_slice();
+    let mut file = Vec::new();
+    for packet in [head, tags]
+        .into_iter()
+        .chain(packets.iter().map(|p| &p[..]))
+    {
+        file.extend(b"OggS\0\0");
+        file.extend([0; 20]);
+        file.extend([1, u8::try_from(packet.len()).expect("they are short")]);
+        file.extend(packet);
+    }
+    file
+}
+
+#[test]
+#[cfg_attr(
+    any(target_arch = "aarch64", target_arch = "arm"),
+    ignore = "starts the program, which QEMU without binfmt_misc cannot"
+)]
+fn what_the_watch_command_says_is_played_and_only_with_the_key_for_it() {
+    let loudspeaker = Loudspeaker::new();
+    let demo = loudspeaker.demo("key = \"open sesame\"\n");
+    let output = watch(demo.url(), &["--speak", "tone", "--frames", "1"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(
+        errors.contains("speaking needs a key of its own"),
+        "{errors}"
+    );
+    assert_eq!(heard(&loudspeaker), 0);
+
+    let url = format!("{}&talk=open+sesame", demo.url());
+    let output = watch(&url, &["--speak", "tone", "--frames", "1"]);
+    assert!(output.status.success(), "{output:?}");
+    let tone = heard(&loudspeaker);
+    assert!((25..=32).contains(&tone), "{tone} of 30");
+
+    let loudspeaker = Loudspeaker::new();
+    let demo = loudspeaker.demo("");
+    let second = roomcam::audio::tone(Duration::from_secs(1)).unwrap();
+    let file = loudspeaker.path("announcement.ogg");
+    std::fs::write(&file, ogg(&second)).unwrap();
+    let name = file.to_str().expect("its name is a text");
+    let output = watch(demo.url(), &["--speak", name, "--frames", "1"]);
+    assert!(output.status.success(), "{output:?}");
+    let said = heard(&loudspeaker);
+    assert!((8..=12).contains(&said), "{said} of 10");
+}
+
+#[test]
+fn what_cannot_be_said_is_refused_before_anybody_is_asked() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("music.ogg");
+    std::fs::write(&file, b"RIFF").unwrap();
+    let name = file.to_str().expect("its name is a text");
+    let nowhere = "http://127.0.0.1:9/#room=cam&key=K";
+    for (name, words) in [(name, "is no Ogg file"), ("/no/such.ogg", "No such file")] {
+        let output = watch(nowhere, &["--speak", name]);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && errors.contains(words),
+            "{errors}"
+        );
+    }
 }
 
 #[tokio::test]

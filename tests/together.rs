@@ -12,7 +12,7 @@ use roomcam::watch::depacketize::AccessUnit;
 use roomcam::watch::seen::Seen;
 use roomcam::watch::tally::SoundPacket;
 use roomcam::watch::timing::SenderClock;
-use roomcam::watch::viewer::{Outlets, Viewer};
+use roomcam::watch::viewer::{Viewer, Wishes};
 use tokio::sync::mpsc;
 
 use crate::support::demo::Demo;
@@ -94,11 +94,12 @@ impl Audience {
         let invitation = demo.url().parse().expect("its own URL");
         let (to_frames, frames) = mpsc::channel(1_000);
         let (to_sound, sound) = mpsc::channel(1_000);
-        let outlets = Outlets {
+        let wishes = Wishes {
             frames: Some(to_frames),
             sound: Some(to_sound),
+            speaks: false,
         };
-        let viewer = Viewer::join_with(&invitation, outlets).await;
+        let viewer = Viewer::join_with(&invitation, wishes).await;
         Self {
             viewer: viewer.expect("it is open"),
             frames,
@@ -142,7 +143,6 @@ impl Audience {
             }
         }
         let all = format!("{when}: pictures are off by {pictures:.1?} ms, sound by {marks:.1?} ms");
-        eprintln!("{all}");
         for picture in &pictures {
             assert!(picture.abs() < WRONG_MS, "{all}");
             for mark in &marks {

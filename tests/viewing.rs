@@ -54,6 +54,8 @@ fn a_viewer_that_was_called_can_renegotiate_and_restart_ice() {
         assert!(simulation.run_while_not(2 * SECOND, up), "connects");
         simulation.stream(SECOND);
         simulation.renegotiate(restart_ice);
+        // The browser answered as DTLS's client, and stays it.
+        assert!(!simulation.answer.contains("a=setup:active"));
         simulation.stream(10 * SECOND);
         simulation.run(SECOND);
         let (whole, sent) = (simulation.whole_frames(), simulation.frames_sent());

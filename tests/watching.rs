@@ -79,7 +79,7 @@ fn viewers(seen: &Seen) -> Option<u64> {
     seen.state.as_ref().map(|state| state.viewers)
 }
 
-fn watch(url: &str, arguments: &[&str]) -> Output {
+pub(crate) fn watch(url: &str, arguments: &[&str]) -> Output {
     program::roomcam()
         .args(["watch", url])
         .args(arguments)
@@ -240,6 +240,7 @@ async fn one_viewer_too_many_is_refused_in_words_until_another_leaves() {
         frames: Some(1),
         seconds: None,
         save: None,
+        speak: None,
     };
     let error = roomcam::watch::watch(options).await.unwrap_err();
     let WatchError::RefusedByDevice { code, message } = error else {
@@ -386,6 +387,7 @@ async fn a_room_without_a_device_is_said_to_be_one() {
         frames: Some(1),
         seconds: None,
         save: None,
+        speak: None,
     };
     let error = roomcam::watch::watch(options).await.unwrap_err();
     assert_eq!(

@@ -97,6 +97,7 @@ async fn record(directory: &Path) -> PathBuf {
         frames: None,
         seconds: Some(20),
         save: Some(clip.clone()),
+        speak: None,
     };
     roomcam::watch::watch(options).await.unwrap();
     clip

@@ -18,6 +18,7 @@ use std::io;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde::Serialize;
 
 use crate::config;
@@ -143,6 +144,23 @@ pub fn open(config: &config::Audio) -> Result<Box<dyn AudioSource>, AudioError> 
         },
         pcm => Ok(Box::new(alsa::Microphone::open(pcm)?)),
     }
+}
+
+/// Returns so much of the test tone, as Opus packets of 20 ms.
+///
+/// # Errors
+///
+/// [`AudioError::Encoder`].
+pub fn tone(length: Duration) -> Result<Vec<Bytes>, AudioError> {
+    let mut encoder = opus::Encoder::new(config::Audio::default().bitrate_kbps)?;
+    let mut tone = tone::Generator::default();
+    let frames = length.as_millis() / 20;
+    (0..frames)
+        .map(|_| {
+            let sample = |_| tone.next().map_or(0, samples::to_i16);
+            encoder.encode(&std::array::from_fn(sample))
+        })
+        .collect()
 }
 
 /// Who records, where that cannot be known: a service sees no other processes.

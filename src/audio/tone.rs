@@ -79,7 +79,7 @@ impl AudioSource for Tone {
 
 /// The samples of the tone, for ever.
 #[derive(Debug, Default)]
-struct Generator {
+pub(super) struct Generator {
     /// Samples since the last whole second. The tone repeats exactly every second, because its
     /// frequency is whole, so this never grows and the phase never jumps.
     position: u32,

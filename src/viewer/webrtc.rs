@@ -187,6 +187,8 @@ pub struct Peer {
     talkback: bool,
     is_talking: bool,
     connected: bool,
+    /// The viewer answered our offer as the client of DTLS, which it stays.
+    is_dtls_server: bool,
     roles: Roles,
     events: VecDeque<PeerEvent>,
     /// While connecting: STUN in front, `outgoing_stun` of it.
@@ -321,6 +323,7 @@ impl Peer {
             talkback: options.talkback,
             is_talking: false,
             connected: false,
+            is_dtls_server: false,
             roles: Roles::default(),
             events: VecDeque::new(),
             outgoing: VecDeque::new(),
@@ -352,8 +355,13 @@ impl Peer {
         let answer = self.pc.create_answer(None)?;
         self.pc.set_local_description(now, answer)?;
         self.read_negotiated_parameters();
-        let answer = self.local_description()?;
+        let mut answer = self.local_description()?;
         self.roles.handle_descriptions(&answer, offer);
+        if self.is_dtls_server {
+            // `rtc` would be the client in every answer of its own. Browsers take no other role than that of
+            // the running association (RFC 8842 §5.5).
+            answer = answer.replace("a=setup:active", "a=setup:passive");
+        }
         Ok(answer)
     }
 
@@ -380,6 +388,7 @@ impl Peer {
     pub fn accept(&mut self, answer: &str, now: Instant) -> Result<(), PeerError> {
         let description = RTCSessionDescription::answer(answer.to_owned())?;
         self.pc.set_remote_description(now, description)?;
+        self.is_dtls_server = answer.contains("a=setup:active");
         self.read_negotiated_parameters();
         self.roles
             .handle_descriptions(&self.local_description()?, answer);

@@ -19,6 +19,8 @@ pub struct Invitation {
     pub room: String,
     /// The key of its viewers.
     pub key: Secret,
+    /// The key of those who may speak; empty where the URL has none.
+    pub talk_key: Secret,
 }
 
 /// Why a text is not an invitation.
@@ -45,11 +47,12 @@ impl FromStr for Invitation {
 
     fn from_str(text: &str) -> Result<Self, InvitationError> {
         let mut server = Url::parse(text).map_err(|e| InvitationError(e.to_string()))?;
-        let (mut room, mut key) = (None, None);
+        let (mut room, mut key, mut talk_key) = (None, None, String::new());
         for (name, value) in form_urlencoded::parse(server.fragment().unwrap_or("").as_bytes()) {
             match name.as_ref() {
                 "room" => room = Some(value.into_owned()),
                 "key" => key = Some(value.into_owned()),
+                "talk" => talk_key = value.into_owned(),
                 _ => {}
             }
         }
@@ -78,6 +81,7 @@ impl FromStr for Invitation {
             server,
             room,
             key: Secret::new(key),
+            talk_key: Secret::new(talk_key),
         })
     }
 }

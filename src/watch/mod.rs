@@ -18,11 +18,13 @@ use tokio::sync::mpsc;
 
 pub mod depacketize;
 pub mod invitation;
+pub mod ogg;
 pub mod protocol;
 pub mod reorder;
 pub mod report;
 pub mod reports;
 pub mod seen;
+pub mod speech;
 pub mod tally;
 pub mod timing;
 pub mod viewer;
@@ -34,8 +36,11 @@ use self::invitation::Invitation;
 use self::protocol::Refusal;
 use self::report::WatchReport;
 use self::seen::{Connection, Seen};
-use self::viewer::Viewer;
+use self::speech::Speech;
+use self::viewer::{Viewer, Wishes};
 use crate::clock;
+use crate::config::Secret;
+use crate::talkback::SAMPLE_RATE_HZ;
 
 /// How long a device may stay away from its room.
 const DEVICE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,6 +52,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the first frame may take. A camera that has to be opened takes a second, one that
 /// cannot make keyframes on demand as long as its GOP is.
 const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long after its end what was said may be on its way to the loudspeaker.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How many frames are enough where nothing is said.
 const DEFAULT_FRAMES: u64 = 30;
@@ -68,6 +76,8 @@ pub struct WatchOptions {
     pub seconds: Option<u64>,
     /// Write the frames to this file, as Annex B, from the first keyframe on.
     pub save: Option<PathBuf>,
+    /// Say this file, or `tone`, once connected; then watch.
+    pub speak: Option<PathBuf>,
 }
 
 /// Why nothing, or not enough, was seen.
@@ -164,6 +174,22 @@ pub enum WatchError {
         /// What the system said.
         source: io::Error,
     },
+    /// What is to be said cannot be.
+    #[error("cannot say {}: it {reason}", path.display())]
+    Speech {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The device does not let us speak, or not to the end.
+    #[error("not heard: {message} ({code})")]
+    NotHeard {
+        /// The code of `docs/control.md`.
+        code: String,
+        /// What it said.
+        message: String,
+    },
     /// The report cannot be printed.
     #[error("cannot print the report")]
     Print(#[source] io::Error),
@@ -231,14 +257,23 @@ pub async fn run(
 ///
 /// Any [`WatchError`]: the frames did not come.
 pub async fn watch(options: WatchOptions) -> Result<WatchReport, WatchError> {
+    let speech = match options.speak.clone() {
+        Some(name) => Some(load(name).await?),
+        None => None,
+    };
     let saving = match &options.save {
         Some(path) => Some(Saving::start(path).await?),
         None => None,
     };
     let frames = saving.as_ref().map(|saving| saving.frames.clone());
-    let mut viewer = Viewer::join(&options.invitation, frames).await?;
+    let wishes = Wishes {
+        frames,
+        speaks: speech.is_some(),
+        ..Wishes::default()
+    };
+    let mut viewer = Viewer::join_with(&options.invitation, wishes).await?;
 
-    let observed = observe(&mut viewer, &options).await;
+    let observed = observe(&mut viewer, &options, speech.as_ref()).await;
     // Whatever came of it: who goes without a word keeps its place until it is missed.
     viewer.leave().await;
     let saved = match saving {
@@ -250,9 +285,16 @@ pub async fn watch(options: WatchOptions) -> Result<WatchReport, WatchError> {
 }
 
 /// Waits for what `options` ask for, and sums up what came.
-async fn observe(viewer: &mut Viewer, options: &WatchOptions) -> Result<WatchReport, WatchError> {
+async fn observe(
+    viewer: &mut Viewer,
+    options: &WatchOptions,
+    speech: Option<&Speech>,
+) -> Result<WatchReport, WatchError> {
     let room = options.invitation.room.as_str();
     connect(viewer, room).await?;
+    if let Some(speech) = speech {
+        speak(viewer, speech, &options.invitation.talk_key).await?;
+    }
     let started = clock::now();
     first_frame(viewer).await?;
     let limit = options
@@ -335,6 +377,51 @@ async fn connect(viewer: &mut Viewer, room: &str) -> Result<(), WatchError> {
         Ok(seen) => Err(no_connection(seen)),
         Err(seen) => Err(no_connection(*seen)),
     }
+}
+
+async fn load(name: PathBuf) -> Result<Speech, WatchError> {
+    let path = name.clone();
+    let loading = tokio::task::spawn_blocking(move || Speech::load(&name)).await;
+    loading.unwrap_or_else(|ended| {
+        let reason = ended.to_string();
+        Err(WatchError::Speech { path, reason })
+    })
+}
+
+/// Says all of it, at the pace of its packets.
+async fn speak(viewer: &mut Viewer, speech: &Speech, key: &Secret) -> Result<(), WatchError> {
+    let not_heard = |refusal: Option<Refusal>| {
+        let Refusal { code, message, .. } = refusal.unwrap_or_else(|| Refusal {
+            code: "no-reply".to_owned(),
+            message: "the device does not reply".to_owned(),
+            from: None,
+        });
+        WatchError::NotHeard { code, message }
+    };
+    let open = |seen: &Seen| seen.control_open.is_some();
+    let opened = viewer.until(CONNECT_TIMEOUT, open).await;
+    opened.map_err(|_| not_heard(None))?;
+    let reply = viewer.set_talking(true, key).await;
+    let reply = reply.ok_or_else(|| not_heard(None))?;
+    if reply.error.is_some() {
+        return Err(not_heard(reply.error));
+    }
+    let mut due = clock::now();
+    for (packet, samples) in speech.packets() {
+        tokio::time::sleep_until(due.into()).await;
+        if viewer.seen().talking_ended.is_some() {
+            break;
+        }
+        viewer.say(packet, samples).await;
+        due += Duration::from_secs(1) * samples / SAMPLE_RATE_HZ;
+    }
+    // What is on its way is to be heard, and why it may not have been.
+    tokio::time::sleep_until((due + LAST_WORDS).into()).await;
+    if let Some(refusal) = viewer.seen().talking_ended {
+        return Err(not_heard(Some(refusal)));
+    }
+    viewer.set_talking(false, key).await;
+    Ok(())
 }
 
 fn no_connection(seen: Seen) -> WatchError {

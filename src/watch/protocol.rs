@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Secret;
 use crate::signaling::{CandidateInit, IceServer};
 
 /// The version of the signaling protocol that is spoken.
@@ -165,6 +166,42 @@ impl Command {
     }
 }
 
+/// A command, with what not all who hold one may see.
+#[derive(Debug)]
+pub(super) enum Asked {
+    Command(Command),
+    /// Asks to speak, or ends that.
+    Talking {
+        on: bool,
+        key: Secret,
+    },
+}
+
+impl Asked {
+    /// Returns the text that goes over the control channel.
+    pub(super) fn text(&self, id: u32) -> String {
+        #[derive(Serialize)]
+        struct Talking<'a> {
+            id: u32,
+            #[serde(rename = "type")]
+            kind: &'static str,
+            on: bool,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            key: &'a str,
+        }
+        match self {
+            Self::Command(command) => command.text(id),
+            Self::Talking { on, key } => serde_json::to_string(&Talking {
+                id,
+                kind: "set_talking",
+                on: *on,
+                key: key.expose(),
+            })
+            .unwrap_or_default(),
+        }
+    }
+}
+
 /// What a viewer hears on the control channel.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum FromDevice {
@@ -179,6 +216,8 @@ pub enum FromDevice {
         /// The controls.
         controls: Vec<Setting>,
     },
+    /// We are not heard any more.
+    TalkingEnded(Refusal),
     /// Something of a later version, or nothing readable.
     Unknown,
 }
@@ -273,6 +312,9 @@ impl FromDevice {
                     are_all,
                     controls,
                 })
+            }
+            Ok(Some("talking_ended")) => {
+                serde_json::from_str(text).map_or(Self::Unknown, Self::TalkingEnded)
             }
             Ok(None) => serde_json::from_str(text).map_or(Self::Unknown, Self::Reply),
             Ok(Some(_)) | Err(_) => Self::Unknown,

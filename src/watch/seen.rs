@@ -49,6 +49,8 @@ pub struct Seen {
     pub controls: Vec<Setting>,
     /// The file that came last, or as much of it as is here.
     pub file: Vec<u8>,
+    /// Why the device ended that we speak.
+    pub talking_ended: Option<Refusal>,
     /// What the device reported last of when pictures were captured.
     pub picture_clock: Option<SenderClock>,
     /// The same of sound.

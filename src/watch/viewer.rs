@@ -6,18 +6,20 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::WatchError;
 use super::depacketize::AccessUnit;
 use super::invitation::Invitation;
-use super::protocol::{Command, Description, FromDevice, FromRoom, Refusal, Reply, ToRoom};
+use super::protocol::{Asked, Command, Description, FromDevice, FromRoom, Refusal, Reply, ToRoom};
 use super::seen::{Connection, Seen, candidates_in, keep, summary};
 use super::tally::{SoundPacket, Tally};
 use super::webrtc::{Media, Peer, PeerEvent, VideoTrack};
 use super::websocket::RoomSocket;
 use crate::clock;
+use crate::config::Secret;
 use crate::signaling::{CandidateInit, IceServer};
 
 /// How long the room server may take to let us in. It answers at once.
@@ -44,19 +46,22 @@ pub struct Viewer {
     task: JoinHandle<()>,
 }
 
-/// Where what comes is to go. It is lost to those that are full.
+/// What a viewer wants, beside seeing. What comes is lost to a channel that is full.
 #[derive(Debug, Default)]
-pub struct Outlets {
+pub struct Wishes {
     /// Whole frames.
     pub frames: Option<mpsc::Sender<AccessUnit>>,
     /// Packets of sound, as they come.
     pub sound: Option<mpsc::Sender<SoundPacket>>,
+    /// To speak: sound goes both ways then.
+    pub speaks: bool,
 }
 
 /// What the handle asks of the task.
 #[derive(Debug)]
 enum Ask {
-    Command(Command, oneshot::Sender<Reply>),
+    Command(Asked, oneshot::Sender<Reply>),
+    Say(Bytes, u32),
     ControlText(String),
     RoomText(String),
     Keyframe,
@@ -73,16 +78,19 @@ impl Viewer {
         invitation: &Invitation,
         frames: Option<mpsc::Sender<AccessUnit>>,
     ) -> Result<Self, WatchError> {
-        let sound = None;
-        Self::join_with(invitation, Outlets { frames, sound }).await
+        let wishes = Wishes {
+            frames,
+            ..Wishes::default()
+        };
+        Self::join_with(invitation, wishes).await
     }
 
-    /// As [`Self::join`], for sound as well.
+    /// As [`Self::join`], with more wishes.
     ///
     /// # Errors
     ///
     /// The room server is not there, or lets nobody in with this key.
-    pub async fn join_with(invitation: &Invitation, outlets: Outlets) -> Result<Self, WatchError> {
+    pub async fn join_with(invitation: &Invitation, wishes: Wishes) -> Result<Self, WatchError> {
         let server = invitation.server.to_string();
         let mut room = match RoomSocket::connect(&invitation.server).await {
             Ok(room) => room,
@@ -134,7 +142,7 @@ impl Viewer {
             pending: HashMap::new(),
             next_id: 1,
             seen: seen_sender,
-            outlets,
+            wishes,
         };
         let task = tokio::spawn(async move {
             if let Some(instance) = device {
@@ -176,8 +184,23 @@ impl Viewer {
     /// Sends `command` on the control channel and waits for the reply; `None` if there is no
     /// channel, or no reply.
     pub async fn command(&self, command: Command) -> Option<Reply> {
+        self.reply_to(Asked::Command(command)).await
+    }
+
+    /// Asks to speak, with the key of those who may, or ends that; returns as [`Self::command`] does.
+    pub async fn set_talking(&self, on: bool, key: &Secret) -> Option<Reply> {
+        let key = key.clone();
+        self.reply_to(Asked::Talking { on, key }).await
+    }
+
+    /// Says `packet`, which lasts for so many samples of 48 kHz. Whoever calls it keeps the pace.
+    pub async fn say(&self, packet: Bytes, samples: u32) {
+        self.ask(Ask::Say(packet, samples)).await;
+    }
+
+    async fn reply_to(&self, asked: Asked) -> Option<Reply> {
         let (sender, reply) = oneshot::channel();
-        self.ask(Ask::Command(command, sender)).await;
+        self.ask(Ask::Command(asked, sender)).await;
         tokio::time::timeout(REPLY_TIMEOUT, reply).await.ok()?.ok()
     }
 
@@ -232,7 +255,7 @@ struct Driver {
     pending: HashMap<u32, oneshot::Sender<Reply>>,
     next_id: u32,
     seen: watch::Sender<Seen>,
-    outlets: Outlets,
+    wishes: Wishes,
 }
 
 /// What the driver's task wakes up for.
@@ -304,7 +327,8 @@ impl Driver {
             seen.connection = Connection::New;
             (seen.answered, seen.connected, seen.control_open) = (None, None, None);
         });
-        match Peer::offer(&self.ice_servers, self.loopback).await {
+        let speaks = self.wishes.speaks;
+        match Peer::offer(&self.ice_servers, self.loopback, speaks).await {
             Ok((peer, sdp)) => {
                 self.peer = Some(peer);
                 let now = clock::now();
@@ -440,6 +464,10 @@ impl Driver {
                 self.handle_reply(reply);
             }
             FromDevice::Reply(reply) => self.handle_reply(reply),
+            FromDevice::TalkingEnded(refusal) => {
+                self.seen
+                    .send_modify(|seen| seen.talking_ended = Some(refusal));
+            }
             FromDevice::Unknown => tracing::debug!("passed over a control message"),
         }
     }
@@ -460,7 +488,7 @@ impl Driver {
             Media::Audio(packet) => {
                 self.tally.audio(&packet);
                 // full: the packet is lost to who asked for sound
-                if let Some(Err(_)) = self.outlets.sound.as_ref().map(|s| s.try_send(packet)) {
+                if let Some(Err(_)) = self.wishes.sound.as_ref().map(|s| s.try_send(packet)) {
                     tracing::debug!("nobody took a packet of sound");
                 }
             }
@@ -476,7 +504,7 @@ impl Driver {
                 let now = packet.arrived;
                 for frame in self.tally.video(packet) {
                     // full: the frame is lost to who asked for frames
-                    if let Some(Err(_)) = self.outlets.frames.as_ref().map(|f| f.try_send(frame)) {
+                    if let Some(Err(_)) = self.wishes.frames.as_ref().map(|f| f.try_send(frame)) {
                         tracing::debug!("nobody took a frame");
                     }
                 }
@@ -517,6 +545,13 @@ impl Driver {
                 self.pending.insert(id, reply);
                 if !self.send_control(&command.text(id)).await {
                     self.pending.remove(&id);
+                }
+            }
+            Ask::Say(packet, samples) => {
+                if let Some(peer) = &mut self.peer
+                    && let Err(error) = peer.say(packet, samples).await
+                {
+                    tracing::debug!(%error, "could not say a packet");
                 }
             }
             Ask::ControlText(text) => {

@@ -9,17 +9,21 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rtc::ice::mdns::MulticastDnsMode;
+use rtc::media_stream::MediaStreamTrack;
 use rtc::peer_connection::configuration::media_engine::{
     MIME_TYPE_H264, MIME_TYPE_OPUS, MIME_TYPE_RTX,
 };
 use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtc::rtcp::sender_report::SenderReport;
 use rtc::rtp_transceiver::rtp_sender::{
-    RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RtpCodecKind,
+    RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RTCRtpCodingParameters,
+    RTCRtpEncodingParameters, RtpCodecKind,
 };
 use tokio::sync::mpsc;
 use webrtc::data_channel::{DataChannel, DataChannelEvent};
 use webrtc::error::{Error, Result};
+use webrtc::media_stream::track_local::TrackLocal as _;
+use webrtc::media_stream::track_local::static_rtp::TrackLocalStaticRTP;
 use webrtc::media_stream::track_remote::{TrackRemote, TrackRemoteEvent};
 use webrtc::peer_connection::{
     MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler,
@@ -54,6 +58,12 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long a relayed pair waits for a better one.
 const RELAY_WAIT: Duration = Duration::from_millis(500);
+
+/// The payload type of Opus, both ways: the device takes the viewer's.
+const OPUS: u8 = 111;
+
+/// The SSRC of what we say. The device's are random.
+const VOICE_SSRC: u32 = 1;
 
 /// What a peer connection tells its viewer.
 pub(super) enum PeerEvent {
@@ -92,16 +102,28 @@ pub(super) struct Peer {
     pub(super) events: mpsc::Receiver<PeerEvent>,
     /// Packets.
     pub(super) media: mpsc::Receiver<Media>,
+    voice: Option<Voice>,
+}
+
+/// What we say.
+struct Voice {
+    track: Arc<TrackLocalStaticRTP>,
+    sequence_number: u16,
+    timestamp: u32,
 }
 
 impl Peer {
     /// Makes a peer connection and its offer. With `loopback`, the device may be reachable at
-    /// this machine's loopback addresses only.
+    /// this machine's loopback addresses only; who `speaks` offers sound, too.
     ///
     /// # Errors
     ///
     /// No socket, or an ICE server that is none.
-    pub(super) async fn offer(ice_servers: &[IceServer], loopback: bool) -> Result<(Self, String)> {
+    pub(super) async fn offer(
+        ice_servers: &[IceServer],
+        loopback: bool,
+        speaks: bool,
+    ) -> Result<(Self, String)> {
         let (event_sender, events) = mpsc::channel(MAX_QUEUED_EVENTS);
         let (media_sender, media) = mpsc::channel(MAX_QUEUED_PACKETS);
         let mut codecs = codecs()?;
@@ -137,7 +159,12 @@ impl Peer {
                 .build()
                 .await?,
         );
-        for kind in [RtpCodecKind::Audio, RtpCodecKind::Video] {
+        let voice = speaks.then(Voice::new);
+        if let Some(voice) = &voice {
+            connection.add_track(Arc::clone(&voice.track) as _).await?;
+        }
+        let sound = (!speaks).then_some(RtpCodecKind::Audio);
+        for kind in sound.into_iter().chain([RtpCodecKind::Video]) {
             let receive_only = RTCRtpTransceiverInit {
                 direction: RTCRtpTransceiverDirection::Recvonly,
                 streams: Vec::new(),
@@ -160,6 +187,7 @@ impl Peer {
             control,
             events,
             media,
+            voice,
         };
         Ok((peer, sdp))
     }
@@ -200,11 +228,60 @@ impl Peer {
         self.control.send_text(text).await
     }
 
+    /// Says a packet of so many samples of 48 kHz. Without a voice, nothing is said.
+    ///
+    /// # Errors
+    ///
+    /// The connection is not there yet, or gone.
+    pub(super) async fn say(&mut self, payload: Bytes, samples: u32) -> Result<()> {
+        match &mut self.voice {
+            Some(voice) => voice.say(payload, samples).await,
+            None => Ok(()),
+        }
+    }
+
     /// Ends the connection, and tells the device.
     pub(super) async fn close(self) {
         if let Err(error) = self.connection.close().await {
             tracing::debug!(%error, "peer connection was closed already");
         }
+    }
+}
+
+impl Voice {
+    fn new() -> Self {
+        let encoding = RTCRtpEncodingParameters {
+            rtp_coding_parameters: RTCRtpCodingParameters {
+                ssrc: Some(VOICE_SSRC),
+                ..RTCRtpCodingParameters::default()
+            },
+            codec: opus().rtp_codec,
+            ..RTCRtpEncodingParameters::default()
+        };
+        let name = || "voice".to_owned();
+        let kind = RtpCodecKind::Audio;
+        let track = MediaStreamTrack::new(name(), name(), name(), kind, vec![encoding]);
+        Self {
+            track: Arc::new(TrackLocalStaticRTP::new(track)),
+            sequence_number: 0,
+            timestamp: 0,
+        }
+    }
+
+    async fn say(&mut self, payload: Bytes, samples: u32) -> Result<()> {
+        let header = rtc::rtp::Header {
+            version: 2,
+            payload_type: OPUS,
+            sequence_number: self.sequence_number,
+            timestamp: self.timestamp,
+            ssrc: VOICE_SSRC,
+            ..rtc::rtp::Header::default()
+        };
+        self.sequence_number = self.sequence_number.wrapping_add(1);
+        self.timestamp = self.timestamp.wrapping_add(samples);
+        self.track
+            .write_rtp(rtc::rtp::Packet { header, payload })
+            .await
     }
 }
 
@@ -388,9 +465,21 @@ fn codecs() -> Result<MediaEngine> {
     codecs.register_codec(h264, RtpCodecKind::Video)?;
     let rtx = parameters(103, MIME_TYPE_RTX, 90_000, 0, &format!("apt={H264}"));
     codecs.register_codec(rtx, RtpCodecKind::Video)?;
-    let opus = parameters(111, MIME_TYPE_OPUS, 48_000, 2, "minptime=10;useinbandfec=1");
-    codecs.register_codec(opus, RtpCodecKind::Audio)?;
+    codecs.register_codec(opus(), RtpCodecKind::Audio)?;
     Ok(codecs)
+}
+
+fn opus() -> RTCRtpCodecParameters {
+    RTCRtpCodecParameters {
+        rtp_codec: RTCRtpCodec {
+            mime_type: MIME_TYPE_OPUS.to_owned(),
+            clock_rate: 48_000,
+            channels: 2,
+            sdp_fmtp_line: "minptime=10;useinbandfec=1".to_owned(),
+            rtcp_feedback: Vec::new(),
+        },
+        payload_type: OPUS,
+    }
 }
 
 fn ice_server(server: &IceServer) -> RTCIceServer {

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::speaking::{KEPT, Loudspeaker};
 use crate::support::device::Device;
 use crate::support::peers::{Browser, Page, Report, RoomServer};
 
@@ -374,6 +375,46 @@ async fn offers_that_cross_come_to_one_connection() {
     // That of the answer which came too late: the page was told to take it as it is.
     assert_eq!(report.errors.len(), 1, "{:?}", report.errors);
     assert!(report.errors[0].contains("stable"), "{:?}", report.errors);
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs the room servers of others: scripts/test"]
+async fn a_page_that_the_device_calls_is_heard_once_it_asks_to_speak() {
+    /// Keeps the channel that the device's offer brings.
+    const KEEP: &str = "connection.ondatachannel = ({ channel }) => { window.control = channel; }";
+    /// Sends a tone in place of the camera and the microphone.
+    const SEND: &str = "const context = new AudioContext(); \
+        const tone = new OscillatorNode(context, { frequency: 1000 }); \
+        const out = context.createMediaStreamDestination(); \
+        tone.connect(out); tone.start(); stream = out.stream; sendStreams()";
+    const SPEAK: &str = "control.send('{\"id\":1,\"type\":\"set_talking\",\"on\":true}')";
+
+    let loudspeaker = Loudspeaker::new();
+    let mut server = RoomServer::start(SOCKETIO_CALLS.server).await;
+    let url = server.url();
+    let arguments = [
+        "--server",
+        &url,
+        "--dialect",
+        "socketio-calls",
+        "--room",
+        "cam",
+    ];
+    let alsa = loudspeaker.configuration();
+    let environment = [("ALSA_CONFIG_PATH", alsa.as_path())];
+    let _device = Device::configured(&arguments, KEPT, &environment);
+    server.somebody_enters().await;
+    let browser = Browser::start().await;
+    let page = SOCKETIO_CALLS.open(&browser, &server).await;
+    page.run(KEEP).await;
+    page.join("cam").await;
+    sees_the_device(&page).await;
+    page.run(SEND).await;
+    sees_the_device(&page).await;
+    page.run(SPEAK).await;
+    loudspeaker.wait_for_tone(10).await;
+    sees_the_device(&page).await;
     browser.close().await;
 }
 

@@ -25,7 +25,6 @@ async fn sound_of_a_card_that_runs_fast_or_slow_is_neither_delayed_nor_cut() {
         ));
         assert_eq!(status, 0, "{shift}: {output}");
         assert!(output.contains("1 passed"), "{output}");
-        println!("{shift}: {output}");
         stop_playing(&mut guest);
     }
 }

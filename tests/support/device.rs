@@ -2,6 +2,7 @@
 //! ended with it.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -31,14 +32,24 @@ pub(crate) struct Device {
 impl Device {
     /// Starts it with these arguments of `roomcam run`.
     pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::configured(arguments, "", &[])
+    }
+
+    /// The same with more configuration, and variables of its environment.
+    pub(crate) fn configured(
+        arguments: &[&str],
+        configuration: &str,
+        environment: &[(&str, &Path)],
+    ) -> Self {
         let mut config = NamedTempFile::new().expect("a temporary file");
-        let written = config.write_all(SOURCES.as_bytes());
+        let written = config.write_all(format!("{SOURCES}{configuration}").as_bytes());
         written.expect("a temporary file");
         let mut command = program::roomcam();
         command
             .args(["run", "--verbose", "--config"])
             .arg(config.path())
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stderr(Stdio::piped());
         let log = Arc::default();

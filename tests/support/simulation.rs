@@ -71,7 +71,7 @@ pub(crate) struct Simulation {
     pub(crate) received: Vec<Received>,
     pub(crate) reported: Vec<Reported>,
     pub(crate) control: Vec<String>,
-    /// The device's, where [`Self::with_microphone`] made it.
+    /// The device's last one, where [`Self::with_microphone`] or [`Self::renegotiate`] made it.
     pub(crate) answer: String,
     microphone: Option<RTCRtpSenderId>,
     /// What came in binary messages, one behind the other.
@@ -345,7 +345,8 @@ impl Simulation {
         let now = self.now;
         let offer = self.browser_offers();
         let answer = self.viewer.handle_offer(&offer, &[candidate(DEVICE)], now);
-        self.browser_accepts(answer.unwrap());
+        self.answer = answer.unwrap();
+        self.browser_accepts(self.answer.clone());
         if restart_ice {
             let own = RTCIceCandidateInit {
                 candidate: candidate(BROWSER),
