@@ -205,6 +205,9 @@ async fn a_csi_camera_that_eats_memory_is_ended_alone(machine: &mut Guest, url: 
         machine,
         "camera live camera=\"CSI camera 0 by rpicam-vid 128x64 at 5 fps, encoded by OpenH264\"",
     );
+    // Devices and memory of the kernel's own, through the sandbox.
+    machine.run("test -e /dev/media0 && test -e /dev/video0");
+    until_logged(machine, "line=\"WARN got memory of /dev/dma_heap/system\"");
     let (before, killed) = (main_pid(machine), killed_for_memory(machine));
     machine.run("touch /etc/roomcam/hog && kill $(pgrep -x rpicam-vid)");
     let deadline = clock::now() + PATIENCE;

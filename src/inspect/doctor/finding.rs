@@ -36,7 +36,7 @@ pub(super) struct Finding {
     /// Of the list in `docs/tools.md`.
     pub(super) check: &'static str,
     pub(super) level: Level,
-    /// One sentence.
+    /// A sentence or two.
     pub(super) text: String,
     /// The command that mends it, or what to do where no command does.
     pub(super) remedy: Option<String>,
