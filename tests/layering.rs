@@ -59,6 +59,8 @@ const OWNERS: &[(&str, &[&str])] = &[
         &[
             "src/video/v4l2.rs",
             "src/video/v4l2/controls.rs",
+            "src/video/v4l2/memory.rs",
+            "src/video/v4l2/negotiation.rs",
             "src/video/v4l2/queue.rs",
             "src/video/v4l2/request.rs",
         ],
