@@ -758,11 +758,22 @@ mod tests {
                 keys.map(move |k| format!("{t}.{k}")).collect::<Vec<_>>()
             })
             .collect();
-        assert_eq!(keys.len(), 7 + 2 + 9 + 4 + 7 + 3 + 3, "{keys:?}");
+        assert_eq!(keys.len(), 8 + 2 + 9 + 4 + 7 + 3 + 3, "{keys:?}");
         let turn = table["webrtc"]["turn"].as_table().unwrap();
         assert_eq!(turn.len(), 5, "{turn:?}");
         let csi = table["video"]["csi"].as_table().unwrap();
         assert_eq!(csi.len(), 4, "{csi:?}");
+    }
+
+    #[test]
+    fn a_format_that_is_none_is_answered_with_those_there_are() {
+        let format = |name| Config::parse(&format!("[video]\nformat = \"{name}\""));
+        assert_eq!(format("nv12").unwrap().video.format, CameraFormat::Nv12);
+        let error = format("mpeg").unwrap_err();
+        assert!(
+            error.contains("`yuyv`") && error.contains("`nv12`"),
+            "{error}"
+        );
     }
 
     #[test]

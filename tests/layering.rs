@@ -118,6 +118,8 @@ const PURE: &[&str] = &[
     "src/video/notice.rs",
     "src/video/range.rs",
     "src/video/raw_stream.rs",
+    "src/video/sharing.rs",
+    "src/video/v4l2_encoder/layout.rs",
     "src/viewer/",
 ];
 
