@@ -22,7 +22,7 @@ use crate::watching::{demo, more_frames, until, viewer};
 const TOLD_WITHIN: Duration = Duration::from_secs(3);
 
 /// From a viewer's offer to the first picture, of a camera that starts at once. On a quiet machine 0.1 s.
-const SEEN_WITHIN: Duration = Duration::from_secs(2);
+const SEEN_WITHIN: Duration = Duration::from_secs(1);
 
 /// From a camera's return to its picture. On a quiet machine within two seconds.
 const BACK_WITHIN: Duration = Duration::from_secs(5);

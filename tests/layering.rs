@@ -62,6 +62,8 @@ const OWNERS: &[(&str, &[&str])] = &[
         &[
             "src/video/v4l2.rs",
             "src/video/v4l2/controls.rs",
+            "src/video/v4l2/memory.rs",
+            "src/video/v4l2/negotiation.rs",
             "src/video/v4l2/queue.rs",
             "src/video/v4l2/request.rs",
         ],
@@ -128,6 +130,8 @@ const PURE: &[&str] = &[
     "src/video/notice.rs",
     "src/video/range.rs",
     "src/video/raw_stream.rs",
+    "src/video/sharing.rs",
+    "src/video/v4l2_encoder/layout.rs",
     "src/viewer/",
 ];
 
