@@ -176,11 +176,15 @@ fn age() {
     }
     let each = (thread_time() - before) / u32::try_from(pictures).unwrap();
     let [p50, p99, oldest] = [50, 99, 100].map(|percent| percentile(&mut ages, percent));
+    let limit = Duration::from_secs(2) / FPS;
+    let late = ages.iter().filter(|age| **age > limit).count();
     let frame_times = oldest.as_secs_f64() * f64::from(FPS);
-    print("\n| test picture, 720p30 | p50 | p99 | oldest | of a frame time | CPU per frame |");
-    print("|---|---|---|---|---|---|");
+    print(
+        "\n| test picture, 720p30 | p50 | p99 | oldest | in frame times | older than two | CPU per frame |",
+    );
+    print("|---|---|---|---|---|---|---|");
     print(&format!(
-        "| capture → access unit | {} | {} | {} | {frame_times:.2} | {} |",
+        "| capture → access unit | {} | {} | {} | {frame_times:.2} | {late} of {PICTURES} | {} |",
         ms(p50),
         ms(p99),
         ms(oldest),

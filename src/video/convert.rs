@@ -304,7 +304,7 @@ const fn mean_first(a: [u8; 2], b: [u8; 2]) -> u8 {
 #[inline]
 const fn mean_second(a: [u8; 2], b: [u8; 2]) -> u8 {
     let sum = (u16::from_le_bytes(a) >> 8) + (u16::from_le_bytes(b) >> 8);
-    (sum >> 1) as u8
+    (sum >> 1 & 0xff) as u8
 }
 
 #[cfg(test)]

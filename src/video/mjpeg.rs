@@ -241,7 +241,7 @@ mod tests {
         let sum: u32 = differences.iter().copied().map(u32::from).sum();
         let mean = f64::from(sum) / f64::from(u32::try_from(differences.len()).unwrap());
         let largest = if is_smoothed { 16 } else { 2 };
-        assert!(worst <= largest && mean < 1.0, "{what}: {worst}, {mean}");
+        assert!(worst <= largest && mean <= 1.0, "{what}: {worst}, {mean}");
     }
 
     fn assert_shows_what_others_decode(frame: &[u8], width: usize, height: usize, is_full: bool) {
@@ -287,6 +287,42 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// `jpeg` without its segments of `marker`.
+    fn without(marker: u8, jpeg: &[u8]) -> Vec<u8> {
+        let (mut out, mut rest) = (jpeg[..2].to_vec(), &jpeg[2..]);
+        while rest[1] != 0xda {
+            let length = usize::from(u16::from_be_bytes([rest[2], rest[3]])) + 2;
+            let (segment, behind) = rest.split_at(length);
+            if segment[1] != marker {
+                out.extend(segment);
+            }
+            rest = behind;
+        }
+        [&out, rest].concat()
+    }
+
+    #[test]
+    fn huffman_tables_that_are_left_out_are_those_of_the_standard() {
+        let frame = colour(SamplingFactor::F_2_1);
+        let mut decoder = Mjpeg::new(WIDTH, HEIGHT);
+        let bare = without(0xc4, &frame);
+        assert!(bare.len() + 400 < frame.len());
+        assert_shows_the_gradient(&decoder.decode(&bare).unwrap(), false);
+    }
+
+    #[test]
+    fn the_tables_of_a_frame_do_not_hold_for_the_next() {
+        let frame = colour(SamplingFactor::F_2_1);
+        let mut decoder = Mjpeg::new(WIDTH, HEIGHT);
+        assert!(decoder.decode(&frame).is_ok());
+        let missing = Damage::Coded("a table is missing");
+        let bare = without(0xdb, &frame);
+        assert_eq!(decoder.decode(&bare).unwrap_err(), missing);
+        let other = photo(WIDTH, HEIGHT, SamplingFactor::F_2_1, 50, 0);
+        assert!(decoder.decode(&other).is_ok());
+        assert_shows_the_gradient(&decoder.decode(&frame).unwrap(), false);
     }
 
     #[test]

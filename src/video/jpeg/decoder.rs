@@ -8,13 +8,12 @@ use super::bits::{Bits, PADDING, take_interval};
 use super::huffman::{END_OF_BLOCK, Table};
 use super::planes::{Grid, Lay, Planes};
 use super::tables::{Steps, Tables};
-use super::transform::{Block, sample, samples, scaled};
+use super::transform::{Block, chroma, luma, samples, scaled};
 use super::{
     Damage, END, HUFFMAN_TABLES, Header, Parts, QUANTIZATION_TABLES, RESTART_INTERVAL,
     STANDARD_TABLES, START, read,
 };
 use crate::video::convert::I420;
-use crate::video::range::{limited_chroma, limited_luma};
 
 /// First of the eight restart markers, which take turns.
 const FIRST_RESTART: u8 = 0xd0;
@@ -128,9 +127,9 @@ impl Decoder {
                 let parts = components.iter_mut().flatten().zip(&mut planes);
                 for (component, plane) in parts {
                     let decoded = if component.is_luma {
-                        component.decode(&mut bits, place, plane, stride, limited_luma)
+                        component.decode(&mut bits, place, plane, stride, luma)
                     } else {
-                        component.decode(&mut bits, place, plane, stride / 2, limited_chroma)
+                        component.decode(&mut bits, place, plane, stride / 2, chroma)
                     };
                     decoded.ok_or(Damage::Coded("a code that is none"))?;
                 }
@@ -155,7 +154,7 @@ impl Component<'_> {
         (column, row): (usize, usize),
         plane: &mut [u8],
         stride: usize,
-        finish: impl Fn(u8) -> u8,
+        sample: impl Fn(i16) -> u8,
     ) -> Option<()> {
         let (width, height) = self.lay.size();
         for y in 0..self.down {
@@ -165,9 +164,9 @@ impl Component<'_> {
                 let place = plane.get_mut(top * stride + left..)?;
                 let mut block = [0; 64];
                 let samples = if self.read(bits, &mut block)? {
-                    samples(&block, &finish)
+                    samples(&block, &sample)
                 } else {
-                    [finish(sample(block[0])); 64]
+                    [sample(block[0]); 64]
                 };
                 self.lay.put(&samples, place, stride);
             }

@@ -177,13 +177,13 @@ fn put_rows(rows: &[[u8; 8]], plane: &mut [u8], stride: usize) {
 /// Rounded up.
 #[inline]
 fn mean_of_two(a: u8, b: u8) -> u8 {
-    ((u16::from(a) + u16::from(b) + 1) >> 1) as u8
+    ((u16::from(a) + u16::from(b) + 1) >> 1 & 0xff) as u8
 }
 
 #[inline]
 fn mean_of_four(four: [u8; 4]) -> u8 {
     let [a, b, c, d] = four.map(u16::from);
-    ((a + b + c + d + 2) >> 2) as u8
+    ((a + b + c + d + 2) >> 2 & 0xff) as u8
 }
 
 #[cfg(test)]

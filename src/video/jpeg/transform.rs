@@ -1,4 +1,5 @@
-//! The coefficients of a block → its 8x8 samples: the inverse cosine transform (ITU-T T.81, A.3.3).
+//! The coefficients of a block → its 8x8 samples in limited range: the inverse cosine transform (ITU-T
+//! T.81, A.3.3; ITU-R BT.601).
 //!
 //! After Arai, Agui and Nakajima: most factors of the transform are multiplied into the quantization
 //! tables, five multiplications remain for each row and column. They are done in 16 bits, for eight
@@ -48,9 +49,27 @@ pub(super) fn scaled(coefficient: i32, factor: i32) -> i16 {
     i16::try_from(rounded).unwrap_or(end)
 }
 
-/// Returns the samples of `block`, each passed through `finish`.
+/// Returns the sample of luma that a value is: 16 + (128 + value) * 219 / 255.
 #[inline]
-pub(super) fn samples(block: &Block, finish: impl Fn(u8) -> u8) -> Samples {
+#[expect(clippy::cast_sign_loss, reason = "it was brought into range")]
+pub(super) fn luma(value: i16) -> u8 {
+    // Added before: 0.929, which is left of 16 + 128 * 219 / 255, and a half.
+    let scaled = part(value.saturating_add(53), 1_759);
+    scaled.saturating_add(125).clamp(16, 235) as u8
+}
+
+/// Returns the sample of chroma that a value is: 128 + value * 224 / 255.
+#[inline]
+#[expect(clippy::cast_sign_loss, reason = "it was brought into range")]
+pub(super) fn chroma(value: i16) -> u8 {
+    let scaled = part(value.saturating_add(18), 1_799);
+    scaled.saturating_add(128).clamp(16, 240) as u8
+}
+
+/// Returns the samples of `block`, as `sample` makes them: [`luma`] or [`chroma`]. Where there is nothing but
+/// a mean, that is what all samples are made of.
+#[inline]
+pub(super) fn samples(block: &Block, sample: impl Fn(i16) -> u8) -> Samples {
     let mut values = *block;
     one_way(&mut values);
     // Three times make columns of rows. A compiler that sees them as one step takes longer ways.
@@ -59,18 +78,9 @@ pub(super) fn samples(block: &Block, finish: impl Fn(u8) -> u8) -> Samples {
     one_way(&mut values);
     let mut samples = [0; 64];
     for (out, value) in samples.iter_mut().zip(&values) {
-        *out = finish(sample(*value));
+        *out = sample(*value);
     }
     samples
-}
-
-/// Returns what all samples of a block are whose only coefficient is `mean`.
-#[inline]
-pub(super) fn sample(mean: i16) -> u8 {
-    let rounded = mean.saturating_add((128 << POINT) + (1 << (POINT - 1))) >> POINT;
-    #[expect(clippy::cast_sign_loss, reason = "it was brought into range")]
-    let sample = rounded.clamp(0, 255) as u8;
-    sample
 }
 
 /// Returns the two halves dealt into one another, as cards are.
@@ -178,6 +188,14 @@ mod tests {
         (sum / 4.0 + 128.0).clamp(0.0, 255.0)
     }
 
+    fn in_range(full: f64, is_luma: bool) -> f64 {
+        if is_luma {
+            16.0 + full * 219.0 / 255.0
+        } else {
+            128.0 + (full - 128.0) * 224.0 / 255.0
+        }
+    }
+
     #[test]
     fn samples_are_within_one_of_the_exact_ones() {
         let mut random = 0x9e37_79b9_u32;
@@ -198,11 +216,15 @@ mod tests {
                 let quantizer = u16::try_from(quantizer).unwrap();
                 block[u * 8 + v] = scaled(value, factor(quantizer, u, v));
             }
-            let samples = samples(&block, |sample| sample);
-            for (at, sample) in samples.iter().enumerate() {
-                let wanted = exact(&coefficients, at % 8, at / 8);
-                let off = (f64::from(*sample) - wanted).abs();
-                assert!(off < 1.0, "{off} at {at} of {coefficients:?}");
+            for (made, is_luma) in [
+                (samples(&block, luma), true),
+                (samples(&block, chroma), false),
+            ] {
+                for (at, sample) in made.iter().enumerate() {
+                    let wanted = in_range(exact(&coefficients, at % 8, at / 8), is_luma);
+                    let off = (f64::from(*sample) - wanted).abs();
+                    assert!(off < 1.0, "{off} at {at} of {coefficients:?}");
+                }
             }
         }
     }
@@ -212,7 +234,8 @@ mod tests {
         for mean in -1_100..1_100 {
             let mut block = [0; 64];
             block[0] = scaled(mean, factor(1, 0, 0));
-            assert_eq!(samples(&block, |s| s), [sample(block[0]); 64], "{mean}");
+            let flat = luma(block[0]);
+            assert_eq!(samples(&block, luma), [flat; 64], "{mean}");
         }
     }
 
@@ -220,12 +243,20 @@ mod tests {
     fn what_no_picture_holds_saturates() {
         for extreme in [i16::MIN, i16::MAX] {
             let mut block = [extreme; 64];
-            samples(&block, |sample| sample);
+            samples(&block, luma);
             block[1..].fill(0);
-            let end = if extreme < 0 { 0 } else { 255 };
-            assert_eq!(samples(&block, |sample| sample), [end; 64]);
+            let ends = if extreme < 0 { [16, 16] } else { [235, 240] };
+            assert_eq!(samples(&block, luma), [ends[0]; 64]);
+            assert_eq!(samples(&block, chroma), [ends[1]; 64]);
         }
         assert_eq!(scaled(2_047, factor(u16::MAX, 1, 1)), i16::MAX);
         assert_eq!(scaled(-2_047, factor(u16::MAX, 1, 1)), i16::MIN);
+    }
+
+    #[test]
+    fn black_white_and_grey_land_on_their_values() {
+        let values = [0, 128, 255].map(|full| scaled(8 * (full - 128), factor(1, 0, 0)));
+        assert_eq!(values.map(luma), [16, 126, 235]);
+        assert_eq!(values.map(chroma), [16, 128, 240]);
     }
 }
