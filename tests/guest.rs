@@ -31,9 +31,6 @@ mod drift;
 
 pub(crate) const VIVID: &str =
     "vivid n_devs=1 node_types=0x1 num_inputs=1 input_types=0 vid_cap_nr=0";
-/// An input whose pictures are as large as what comes in.
-const HDMI: &str =
-    "vivid n_devs=1 node_types=0x1 num_inputs=1 input_types=3 vid_cap_nr=0 ccs_cap_mode=0";
 const LOOPBACK: &str =
     "v4l2loopback video_nr=20 card_label=Loopback exclusive_caps=1 max_buffers=8";
 const ENCODER: &str = "vicodec multiplanar=1";
@@ -142,35 +139,6 @@ async fn a_camera_that_delivers_damage_errors_and_then_nothing_is_used_again() {
         guest.run("v4l2-ctl -d /dev/video0 -c percentage_of_dropped_buffers=0");
         until_more_frames(&mut viewer).await;
     }
-    viewer.leave().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the guest: scripts/test"]
-async fn an_hdmi_input_follows_its_signal_and_says_where_there_is_none() {
-    let mut guest = Guest::start(&[HDMI]).await;
-    let signal = |mode: &str| format!("v4l2-ctl -d /dev/video0 -c dv_timings_signal_mode={mode}");
-    guest.run("v4l2-ctl -d /dev/video0 -c dv_timings_signal_mode=4 -c dv_timings=0");
-    guest.start_daemon(&format!("{}{NO_SOUND}", video("vivid")));
-    let mut viewer = join(&guest).await;
-    let is_of = |size| {
-        move |seen: &Seen| {
-            let is_live = state(seen).is_some_and(|s| s.video == "live");
-            is_live && seen.counts.picture == Some(size)
-        }
-    };
-    until(&mut viewer, "sees", is_of((640, 480))).await;
-
-    guest.run(&signal("1"));
-    let nothing_comes_in = |seen: &Seen| {
-        let detail = state(seen).map(|state| state.detail.as_str());
-        detail.is_some_and(|detail| detail.contains("receives no signal: is anything plugged in"))
-    };
-    until(&mut viewer, "is told", nothing_comes_in).await;
-
-    // 720x576, as another computer may send.
-    guest.run("v4l2-ctl -d /dev/video0 -c dv_timings=4 -c dv_timings_signal_mode=4");
-    until(&mut viewer, "sees the other", is_of((720, 576))).await;
     viewer.leave().await;
 }
 

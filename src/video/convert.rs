@@ -297,7 +297,7 @@ const fn second(pair: [u8; 2]) -> u8 {
 #[inline]
 const fn mean_first(a: [u8; 2], b: [u8; 2]) -> u8 {
     let sum = (u16::from_le_bytes(a) & 0xff) + (u16::from_le_bytes(b) & 0xff);
-    (sum >> 1) as u8
+    (sum >> 1 & 0xff) as u8
 }
 
 /// Returns the mean of the second ones, rounded down.

@@ -4,17 +4,22 @@
 use std::time::Duration;
 
 use roomcam::clock;
+use roomcam::watch::seen::Seen;
 use serde_json::Value;
 
 use super::{
-    BACK_WITHIN, ENCODER, LOOPBACK, NO_SOUND, SOUND_CARD, VIVID, example, join_with_frames,
-    next_keyframe, start_camera, video, wait_until_closed, watch,
+    BACK_WITHIN, ENCODER, LOOPBACK, NO_SOUND, SOUND_CARD, VIVID, example, join, join_with_frames,
+    next_keyframe, start_camera, state, until, video, wait_until_closed, watch,
 };
 use crate::support::guest::Guest;
 
 /// A single-planar camera and a multi-planar one.
 const TWO_VIVIDS: &str = "vivid n_devs=2 node_types=0x1,0x1 num_inputs=1,1 input_types=0,0 \
                           vid_cap_nr=0,1 multiplanar=1,2";
+
+/// An input whose pictures are as large as what comes in.
+const HDMI: &str =
+    "vivid n_devs=1 node_types=0x1 num_inputs=1 input_types=3 vid_cap_nr=0 ccs_cap_mode=0";
 
 /// How old a picture may be, beyond two frame times, where one emulated processor makes, decodes and encodes
 /// them: that none is older is shown where nothing is emulated.
@@ -50,6 +55,35 @@ async fn real_devices_keep_the_facts_that_every_source_keeps() {
         guest.run("kill $(cat /run/camera.pid)");
         guest.run_until_it_succeeds("! kill -0 $(cat /run/camera.pid)");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the guest: scripts/test"]
+async fn an_hdmi_input_follows_its_signal_and_says_where_there_is_none() {
+    let mut guest = Guest::start(&[HDMI]).await;
+    let signal = |mode: &str| format!("v4l2-ctl -d /dev/video0 -c dv_timings_signal_mode={mode}");
+    guest.run("v4l2-ctl -d /dev/video0 -c dv_timings_signal_mode=4 -c dv_timings=0");
+    guest.start_daemon(&format!("{}{NO_SOUND}", video("vivid")));
+    let mut viewer = join(&guest).await;
+    let is_of = |size| {
+        move |seen: &Seen| {
+            let is_live = state(seen).is_some_and(|s| s.video == "live");
+            is_live && seen.counts.picture == Some(size)
+        }
+    };
+    until(&mut viewer, "sees", is_of((640, 480))).await;
+
+    guest.run(&signal("1"));
+    let nothing_comes_in = |seen: &Seen| {
+        let detail = state(seen).map(|state| state.detail.as_str());
+        detail.is_some_and(|detail| detail.contains("receives no signal: is anything plugged in"))
+    };
+    until(&mut viewer, "is told", nothing_comes_in).await;
+
+    // 720x576, as another computer may send.
+    guest.run("v4l2-ctl -d /dev/video0 -c dv_timings=4 -c dv_timings_signal_mode=4");
+    until(&mut viewer, "sees the other", is_of((720, 576))).await;
+    viewer.leave().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
