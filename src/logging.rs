@@ -58,7 +58,7 @@ pub fn init(verbose: u8) {
     }
 }
 
-/// Lines for the journal: `<6>roomcam::engine: viewer connected viewer=1`.
+/// Lines for the journal: `<6>roomcam::engine::viewers: viewer connected viewer=1`.
 struct Journal(Format<Full, ()>);
 
 impl Journal {

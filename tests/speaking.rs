@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use roomcam::config::Secret;
 use roomcam::talkback::floor::MAX_SPEAKERS;
 use serde_json::json;
 use tempfile::TempDir;
@@ -12,7 +13,7 @@ use tempfile::TempDir;
 use crate::browser::{AUDIBLE, KEEP_THE_CHANNEL, ONE_AT_A_TIME, wait_for_loudness};
 use crate::support::chromium::{Chromium, PATIENCE, Setup, VOICE_HZ};
 use crate::support::demo::Demo;
-use crate::watching::{viewer, watch};
+use crate::watching::{until, viewer, watch};
 
 pub(crate) const TALK: &str = "Hold to talk";
 
@@ -374,9 +375,11 @@ async fn who_would_speak_while_as_many_speak_as_may_is_told_so_and_may_when_one_
     page.wait_for_button(TALK).await;
     let mut others = Vec::new();
     for _ in 0..MAX_SPEAKERS {
-        let other = viewer(&demo, 1).await;
-        let on = r#"{"id":77,"type":"set_talking","on":true}"#;
-        other.send_control(on).await;
+        let mut other = viewer(&demo, 1).await;
+        // Then the channel is open.
+        until(&mut other, "is told", |seen| seen.state.is_some()).await;
+        let reply = other.set_talking(true, &Secret::default()).await;
+        assert_eq!(reply.expect("a reply").error, None);
         others.push(other);
     }
     page.wait_until(&format!("roomcam.state?.talking === {MAX_SPEAKERS}"))

@@ -231,18 +231,18 @@ fn the_journal_tells_a_life_and_the_status_what_it_is_at() {
         until_status(&system, "in the room, 1 viewer");
         journal.tells(&[
             "roomcam::server::rooms: viewer joined room=\"cam\" id=…",
-            "roomcam::engine: viewer connected viewer=1 viewers=1",
+            "roomcam::engine::viewers: viewer connected viewer=1 viewers=1",
             CAMERA_LIVE,
             "roomcam::audio::capture: sound is live source=a test tone of 440 Hz",
         ]);
 
         viewer.command(Control::SetMuted { muted: true }).await;
         until_status(&system, "in the room, 1 viewer, muted");
-        journal.tells(&["roomcam::engine: device switched camera=true muted=true"]);
+        journal.tells(&["roomcam::engine::viewers: device switched camera=true muted=true"]);
         viewer.command(Control::SetCamera { on: false }).await;
         until_status(&system, "in the room, 1 viewer, camera switched off, muted");
         journal.tells(&[
-            "roomcam::engine: device switched camera=false muted=true",
+            "roomcam::engine::viewers: device switched camera=false muted=true",
             "roomcam::video::capture: camera closed",
         ]);
         viewer.command(Control::SetMuted { muted: false }).await;
@@ -250,8 +250,8 @@ fn the_journal_tells_a_life_and_the_status_what_it_is_at() {
         viewer.command(Control::SetCamera { on: true }).await;
         until_status(&system, "in the room, 1 viewer");
         journal.tells(&[
-            "roomcam::engine: device switched camera=false muted=false",
-            "roomcam::engine: device switched camera=true muted=false",
+            "roomcam::engine::viewers: device switched camera=false muted=false",
+            "roomcam::engine::viewers: device switched camera=true muted=false",
             CAMERA_LIVE,
         ]);
 
@@ -279,7 +279,7 @@ fn the_journal_tells_a_life_and_the_status_what_it_is_at() {
     until_status(&system, "in the room, nobody watches");
     journal.tells(&[
         "roomcam::server::rooms: viewer left room=\"cam\" id=… reason=\"bye\"",
-        "roomcam::engine: viewer gone viewer=1 viewers=0 dropped=…",
+        "roomcam::engine::viewers: viewer gone viewer=1 viewers=0 dropped=…",
         "roomcam::video::capture: camera closed",
         "roomcam::audio::capture: microphone closed",
     ]);
