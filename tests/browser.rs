@@ -259,6 +259,9 @@ async fn sound_that_was_held_back_or_paused_plays_after_a_tap_or_when_the_page_i
     page.click("Join").await;
     page.wait_until("document.getElementById('notice').textContent.includes('tap anywhere')")
         .await;
+    // Sound that came later would play by itself.
+    page.wait_until("document.querySelector('audio').srcObject.getTracks().length === 1")
+        .await;
     let plays = "!document.querySelector('audio').paused";
     page.run("window.allowed = true; dispatchEvent(new Event('pointerdown'))")
         .await;
