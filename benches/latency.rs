@@ -10,6 +10,8 @@ mod chromium;
 #[expect(dead_code, reason = "the tests use more of it")]
 #[path = "../tests/support/demo.rs"]
 mod demo;
+#[path = "../tests/support/failures.rs"]
+mod failures;
 #[path = "../tests/support/program.rs"]
 mod program;
 

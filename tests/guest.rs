@@ -690,9 +690,21 @@ async fn join(guest: &Guest) -> Viewer {
 }
 
 pub(crate) async fn join_at(url: &str) -> Viewer {
+    join_for(url, None).await
+}
+
+/// The same, whose frames go to `frames`.
+async fn join_for(url: &str, frames: Option<mpsc::Sender<AccessUnit>>) -> Viewer {
     let invitation: Invitation = url.parse().expect("the guest's own URL");
-    let viewer = Viewer::join(&invitation, None).await;
-    viewer.expect("the room is open")
+    let deadline = clock::now() + PATIENCE;
+    // What is emulated may take longer to let somebody in than people are asked to wait.
+    loop {
+        match Viewer::join(&invitation, frames.clone()).await {
+            Ok(viewer) => return viewer,
+            Err(error) => assert!(clock::now() < deadline, "the room is open: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 pub(crate) async fn until(
@@ -712,9 +724,7 @@ pub(crate) async fn until_more_frames(viewer: &mut Viewer) {
 /// The same, with a channel that its frames come out of.
 async fn join_with_frames(guest: &Guest) -> (Viewer, mpsc::Receiver<AccessUnit>) {
     let (sender, frames) = mpsc::channel(1_024);
-    let invitation: Invitation = guest.url().parse().expect("the guest's own URL");
-    let viewer = Viewer::join(&invitation, Some(sender)).await;
-    (viewer.expect("the room is open"), frames)
+    (join_for(&guest.url(), Some(sender)).await, frames)
 }
 
 /// Waits for a keyframe that is a notice, or that is none.

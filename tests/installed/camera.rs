@@ -51,7 +51,8 @@ fn it_runs_without_network_and_devices(machine: &mut Guest) {
 
 /// Plugs in the network cable; returns the link to the page.
 fn connect(machine: &mut Guest) -> String {
-    machine.run("modprobe virtio_net");
+    // udev gives it another name, a moment later.
+    machine.run("modprobe virtio_net && udevadm settle");
     let interface = machine.run_until_it_succeeds("ls /sys/class/net | grep -v lo");
     let interface = interface.trim();
     machine.run(&format!(
@@ -180,6 +181,7 @@ fn it_gets_no_more_than_its_share(machine: &mut Guest) {
     let tasks: u32 = number(&machine.run(&format!("cat {group}/pids.current")));
     assert!((10..=64).contains(&tasks), "{tasks}");
     machine.run(&format!("grep -v 'max 0' {group}/pids.events"));
+    machine.attempt("pkill -x sleep");
 
     // Whoever eats the memory ends, and the service goes on.
     let before = main_pid(machine);

@@ -17,6 +17,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::failures;
+
 /// How long a page may take for anything it is expected to do.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const POLL_EVERY: Duration = Duration::from_millis(50);
@@ -107,6 +109,7 @@ impl Drop for Chromium {
 
 impl Chromium {
     pub(crate) async fn start(setup: Setup) -> Self {
+        failures::tell_at_once();
         let (driver, port) = start_driver();
         let profile = TempDir::new().expect("the temporary directory is writable");
         let mut flags: Vec<String> = FLAGS.map(str::to_owned).to_vec();

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::program;
+use super::{failures, program};
 
 /// A running daemon with its room server, page, test picture and tone.
 #[derive(Debug)]
@@ -104,6 +104,7 @@ impl Demo {
         config: &str,
         environment: &[(&str, &Path)],
     ) -> Self {
+        failures::tell_at_once();
         let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
         file.write_all(config.as_bytes()).expect("a temporary file");
         let mut process = program::roomcam()
@@ -153,14 +154,9 @@ impl Drop for Demo {
         self.process.wait().ok();
         let log = self.log.take().and_then(|log| log.join().ok());
         if std::thread::panicking() {
-            complain(&log.unwrap_or_default());
+            failures::show("roomcam demo", &log.unwrap_or_default());
         }
     }
-}
-
-#[expect(clippy::print_stderr, reason = "a failed test shows the daemon's log")]
-fn complain(log: &str) {
-    eprintln!("---- log of roomcam demo\n{log}----");
 }
 
 /// Reads on to the end, so that the program never waits for its reader.

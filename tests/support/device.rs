@@ -11,6 +11,7 @@ use tempfile::NamedTempFile;
 
 use super::program;
 use crate::support::chromium::PATIENCE;
+use crate::support::failures;
 
 const POLL_EVERY: Duration = Duration::from_millis(10);
 
@@ -41,6 +42,7 @@ impl Device {
         configuration: &str,
         environment: &[(&str, &Path)],
     ) -> Self {
+        failures::tell_at_once();
         let mut config = NamedTempFile::new().expect("a temporary file");
         let written = config.write_all(format!("{SOURCES}{configuration}").as_bytes());
         written.expect("a temporary file");
@@ -125,12 +127,7 @@ impl Drop for Device {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            complain(&self.log());
+            failures::show("roomcam run", &self.log());
         }
     }
-}
-
-#[expect(clippy::print_stderr, reason = "a failed test shows the device's log")]
-fn complain(log: &str) {
-    eprintln!("---- log of roomcam run\n{log}----");
 }

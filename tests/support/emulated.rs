@@ -16,6 +16,7 @@ use roomcam::clock;
 use tempfile::TempDir;
 
 use crate::support::control::Control;
+use crate::support::failures;
 use crate::support::guest::free_ports;
 
 /// How long anything in it may take. On a quiet machine, it boots in 20 s.
@@ -35,6 +36,7 @@ pub(crate) struct Emulated {
 impl Emulated {
     /// Boots this release of Debian, with the package in `/packages`.
     pub(crate) fn boot(suite: &str) -> Self {
+        failures::tell_at_once();
         let directory = TempDir::new().expect("the temporary directory is writable");
         let socket = directory.path().join("control");
         let listener = UnixListener::bind(&socket).expect("a socket in a new directory");
@@ -157,19 +159,12 @@ impl Drop for Emulated {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = self.control.talk("journalctl --no-pager --lines=60");
-            complain(&log.map_or_else(|_| self.console(), |(_, log)| log));
+            let log = log.map_or_else(|_| self.console(), |(_, log)| log);
+            failures::show("the system", &log);
         }
         self.qemu.kill().ok();
         self.qemu.wait().ok();
     }
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "a failed test shows what the system logged"
-)]
-fn complain(log: &str) {
-    eprintln!("---- log of the system\n{log}----");
 }
 
 /// Returns the package of this very program for arm64.

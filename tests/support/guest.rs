@@ -17,6 +17,7 @@ use roomcam::clock;
 use tempfile::TempDir;
 
 use crate::support::control::Control;
+use crate::support::failures;
 
 /// How long anything in the guest may take, its start included. On a quiet machine that is 4 s.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
@@ -29,8 +30,8 @@ const POLL_EVERY: Duration = Duration::from_millis(50);
 /// One guest at a time: two would emulate at half the speed each.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// How many guests are started for one test. The kernel patches its code while it runs, which two
-/// emulated processors do not survive every time: about one boot in a hundred ends with this.
+/// How many guests are started for one test. The kernel patches its code while it starts and loads modules, which
+/// an emulated processor does not survive every time: it ends, or a process of it with this.
 const BOOTS: u32 = 3;
 const EMULATION_FAILED: &str = "Oops: int3";
 
@@ -60,15 +61,21 @@ impl Guest {
             let mut guest = Self::boot(image, options, ONE_AT_A_TIME.lock().await);
             let is_up = guest.control.talk("true").is_ok();
             let loaded = is_up && modules.iter().all(|module| guest.loads(module));
-            if loaded || !guest.console().contains(EMULATION_FAILED) {
+            let failed = guest.has_ended() || guest.console().contains(EMULATION_FAILED);
+            if loaded || !failed {
                 return guest;
             }
-            complain(
+            failures::show(
                 "a guest that the emulator failed; another is started",
                 &guest.console(),
             );
         }
         panic!("the emulator failed {BOOTS} guests in a row");
+    }
+
+    /// Returns whether QEMU is gone, which has no reason but its own to go before a test has begun.
+    fn has_ended(&mut self) -> bool {
+        self.qemu.try_wait().is_ok_and(|status| status.is_some())
     }
 
     /// Loads a module; returns false where the guest is gone.
@@ -81,6 +88,7 @@ impl Guest {
     }
 
     fn boot(image: &Path, options: &[&str], turn: tokio::sync::MutexGuard<'static, ()>) -> Self {
+        failures::tell_at_once();
         let directory = TempDir::new().expect("the temporary directory is writable");
         let socket = directory.path().join("control");
         let listener = UnixListener::bind(&socket).expect("a socket in a new directory");
@@ -238,20 +246,12 @@ impl Drop for Guest {
                 .control
                 .talk("cat /run/log || journalctl --no-pager --boot --lines=80")
                 .map(|(_, log)| log);
-            complain("the daemon", &log.unwrap_or_default());
-            complain("the guest's console", &self.console());
+            failures::show("the daemon", &log.unwrap_or_default());
+            failures::show("the guest's console", &self.console());
         }
         self.qemu.kill().ok();
         self.qemu.wait().ok();
     }
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "a failed test shows what the guest logged"
-)]
-fn complain(who: &str, log: &str) {
-    eprintln!("---- log of {who}\n{log}----");
 }
 
 /// Returns a TCP and a UDP port that nobody uses.

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::support::failures;
+
 /// How long anything that is waited for may take.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -245,6 +247,7 @@ pub(crate) struct Program {
 
 impl Program {
     fn new(command: &mut Command) -> Self {
+        failures::tell_at_once();
         let mut process = command.spawn().expect("the program is installed");
         let said = Arc::new(Mutex::new(String::new()));
         listen(process.stdout.take().expect("it is piped"), &said);
@@ -287,17 +290,9 @@ impl Drop for Program {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            complain(&self.said());
+            failures::show("a program of the networks", &self.said());
         }
     }
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "a failed test shows what its programs said"
-)]
-fn complain(said: &str) {
-    eprintln!("----\n{said}----");
 }
 
 fn listen(output: impl Read + Send + 'static, said: &Arc<Mutex<String>>) {

@@ -7,6 +7,7 @@ pub(crate) mod control;
 pub(crate) mod demo;
 pub(crate) mod device;
 pub(crate) mod emulated;
+pub(crate) mod failures;
 pub(crate) mod guest;
 pub(crate) mod http;
 pub(crate) mod islands;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use roomcam::clock;
 use tempfile::TempDir;
 
+use crate::support::failures;
 use crate::support::guest::{self, Guest};
 
 /// How long anything may take that is not measured. The machine may have other things to do.
@@ -38,6 +39,7 @@ pub(crate) struct System {
 impl System {
     /// Boots one, with the packages at `/packages` and no network.
     pub(crate) fn boot() -> Self {
+        failures::tell_at_once();
         let directory = tempfile::tempdir().expect("there is room");
         let console = File::create(directory.path().join("console")).expect("there is room");
         let errors = console.try_clone().expect("a file has handles");
@@ -248,7 +250,7 @@ impl Drop for System {
     fn drop(&mut self) {
         if std::thread::panicking() && self.leader().is_some() {
             let log = self.attempt("journalctl --no-pager --boot --lines=60").1;
-            complain(&log);
+            failures::show("the system", &log);
         }
         // All of it ends with its first process, and what it was mounted on with that.
         if let Some(leader) = self.leader() {
@@ -282,14 +284,6 @@ pub(crate) async fn emulate() -> Guest {
         .output();
     printed(&made.expect("tests/system/emulate starts"));
     Guest::start_image(image.path(), &["-m", "2048"], &[]).await
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "a failed test shows what the system logged"
-)]
-fn complain(log: &str) {
-    eprintln!("---- log of the system\n{log}----");
 }
 
 /// Takes this thread to a network namespace.
