@@ -80,7 +80,12 @@ async fn a_camera_with_h264_is_passed_through_and_a_newcomer_starts_within_its_g
     assert_eq!(report["keyframes"], 1);
     let made_meanwhile = first.seen().counts.keyframes - seen.counts.keyframes;
     assert_eq!(made_meanwhile, 0, "the newcomer started with the last one");
-    assert!(guest.log().contains("passed through"), "{}", guest.log());
+    let log = guest.log();
+    assert!(log.contains("passed through"), "{log}");
+    assert!(
+        !log.contains("waiting for camera"),
+        "a camera without a keyframe is not silent: {log}"
+    );
     first.leave().await;
 }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::encoded::{Encoded, Taken};
 use super::encoder::Coding;
 use super::format::{self, FourCc, Size};
-use super::resume::Resume;
+use super::resume::{KEYFRAME_WITHIN, Resume};
 use super::still::Still;
 use super::v4l2::queue::{Filled, Queue};
 use super::v4l2::{CodecControl, Device, Identity, Kind, Room};
@@ -186,15 +186,18 @@ impl Camera {
 
     /// Returns what of a passed-through stream can be shown, and asks for what cannot.
     fn decodable(&mut self, unit: Option<AccessUnit>, is_damaged: bool) -> Option<AccessUnit> {
+        let now = clock::now();
         if is_damaged {
             self.resume.handle_damage();
         }
         let unit = unit.filter(|unit| {
             let contents = access_unit::contents(&unit.data);
+            // A camera that lacks a keyframe is not silent.
+            self.last_picture = now;
             // Parameter sets may come alone, in front of their picture.
-            !contents.has_picture || self.resume.handle_picture(contents.is_idr)
+            !contents.has_picture || self.resume.handle_picture(contents.is_idr, now)
         });
-        if self.resume.poll_request(clock::now()) {
+        if self.resume.poll_request(now) {
             self.request_keyframe();
         }
         unit
@@ -213,6 +216,12 @@ impl VideoSource for Camera {
             return Err(VideoError::Stalled {
                 path: self.queue.path().to_owned(),
                 silent_for: LONGEST_SILENCE,
+            });
+        }
+        if self.resume.lacks_keyframe(now) {
+            return Err(VideoError::NoKeyframe {
+                path: self.queue.path().to_owned(),
+                waited: KEYFRAME_WITHIN,
             });
         }
         Ok(unit)

@@ -264,6 +264,17 @@ pub enum VideoError {
         /// How long we waited.
         silent_for: Duration,
     },
+    /// The device delivers pictures of which each refers to an earlier one.
+    #[error(
+        "camera {} sent H.264 for {waited:?} without a keyframe; whatever makes its stream must make one every second or two, as ffmpeg does with `-g 30`",
+        path.display()
+    )]
+    NoKeyframe {
+        /// The device node.
+        path: PathBuf,
+        /// How long we waited.
+        waited: Duration,
+    },
     /// The program that reads the camera is missing, ended, or failed.
     #[error("camera program {program} {reason}")]
     Program {
@@ -322,6 +333,7 @@ impl VideoError {
             | Self::NoSignal { .. }
             | Self::SignalChanged { .. }
             | Self::Stalled { .. }
+            | Self::NoKeyframe { .. }
             | Self::Program { .. }
             | Self::HardwareEncoder { .. }
             | Self::Encoder(_) => true,

@@ -108,7 +108,9 @@ pub(super) const fn headline(error: &VideoError, was_live: bool) -> &'static str
         VideoError::Permission { .. } => "Camera may not be opened",
         VideoError::Stalled { .. } => SILENT,
         VideoError::NoSignal { .. } | VideoError::SignalChanged { .. } => "No signal",
-        VideoError::Format { .. } | VideoError::File { .. } => "Camera cannot be used",
+        VideoError::Format { .. } | VideoError::File { .. } | VideoError::NoKeyframe { .. } => {
+            "Camera cannot be used"
+        }
         VideoError::Driver { .. }
         | VideoError::Program { .. }
         | VideoError::Encoder(_)

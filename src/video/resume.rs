@@ -8,11 +8,16 @@ use std::time::{Duration, Instant};
 /// How often the camera is asked again for a keyframe it has not delivered.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
+/// How long pictures may come without a keyframe. Streams of broadcasting programs have one every 10 s.
+pub(super) const KEYFRAME_WITHIN: Duration = Duration::from_secs(30);
+
 /// Follows one stream from its start, which is as good as damaged: the first picture must be a
 /// keyframe.
 #[derive(Debug)]
 pub(super) struct Resume {
     waits: bool,
+    /// When the first picture came that could not be shown.
+    in_vain_since: Option<Instant>,
     asked_at: Option<Instant>,
 }
 
@@ -20,6 +25,7 @@ impl Resume {
     pub(super) const fn new() -> Self {
         Self {
             waits: true,
+            in_vain_since: None,
             asked_at: None,
         }
     }
@@ -30,12 +36,21 @@ impl Resume {
     }
 
     /// Takes the next whole picture; returns whether it may be shown.
-    pub(super) const fn handle_picture(&mut self, is_keyframe: bool) -> bool {
+    pub(super) fn handle_picture(&mut self, is_keyframe: bool, now: Instant) -> bool {
         if is_keyframe {
             self.waits = false;
             self.asked_at = None;
+            self.in_vain_since = None;
+        } else if self.waits {
+            self.in_vain_since.get_or_insert(now);
         }
         !self.waits
+    }
+
+    /// Returns whether pictures have come for [`KEYFRAME_WITHIN`], and none could be shown.
+    pub(super) fn lacks_keyframe(&self, now: Instant) -> bool {
+        let in_vain = |since| now.saturating_duration_since(since) >= KEYFRAME_WITHIN;
+        self.in_vain_since.is_some_and(in_vain)
     }
 
     /// Returns whether to ask the camera for a keyframe now.
@@ -58,12 +73,30 @@ mod tests {
     #[test]
     fn nothing_is_shown_between_a_damaged_picture_and_the_next_keyframe() {
         let mut resume = Resume::new();
-        assert!(!resume.handle_picture(false), "nothing to start with");
-        assert!(resume.handle_picture(true));
-        assert!(resume.handle_picture(false));
+        let t0 = crate::clock::now();
+        assert!(!resume.handle_picture(false, t0), "nothing to start with");
+        assert!(resume.handle_picture(true, t0));
+        assert!(resume.handle_picture(false, t0));
         resume.handle_damage();
-        assert!(!resume.handle_picture(false));
-        assert!(resume.handle_picture(true));
+        assert!(!resume.handle_picture(false, t0));
+        assert!(resume.handle_picture(true, t0));
+    }
+
+    #[test]
+    fn pictures_in_vain_are_counted_from_the_first_until_a_keyframe() {
+        let mut resume = Resume::new();
+        let t0 = crate::clock::now();
+        assert!(
+            !resume.lacks_keyframe(t0 + KEYFRAME_WITHIN * 2),
+            "none came"
+        );
+        resume.handle_picture(false, t0);
+        resume.handle_picture(false, t0 + KEYFRAME_WITHIN / 2);
+        assert!(!resume.lacks_keyframe(t0 + KEYFRAME_WITHIN / 2));
+        assert!(resume.lacks_keyframe(t0 + KEYFRAME_WITHIN));
+        resume.handle_picture(true, t0 + KEYFRAME_WITHIN);
+        resume.handle_picture(false, t0 + KEYFRAME_WITHIN);
+        assert!(!resume.lacks_keyframe(t0 + KEYFRAME_WITHIN * 3));
     }
 
     #[test]
@@ -73,7 +106,7 @@ mod tests {
         assert!(resume.poll_request(t0));
         assert!(!resume.poll_request(t0 + ASK_EVERY / 2));
         assert!(resume.poll_request(t0 + ASK_EVERY));
-        resume.handle_picture(true);
+        resume.handle_picture(true, t0);
         assert!(!resume.poll_request(t0 + ASK_EVERY * 9));
     }
 }

@@ -291,7 +291,7 @@ impl Rpicam {
                     resume.handle_damage();
                 }
                 for data in units {
-                    if resume.handle_picture(access_unit::contents(&data).is_idr) {
+                    if resume.handle_picture(access_unit::contents(&data).is_idr, clock::now()) {
                         // Bounded: they come of one buffer that is.
                         ready.push_back(AccessUnit { data, captured_at });
                     }

@@ -11,9 +11,9 @@ use crate::video::v4l2_encoder::{Settings, V4l2Encoder};
 use crate::video::{self, VideoError};
 use crate::{clock, config};
 
-/// How long a camera may take. Its source gives up by itself after 5 s without a picture; before, the camera
-/// has to be opened.
-const FRAME_WITHIN: Duration = Duration::from_secs(8);
+/// How long a camera may take. Its source gives up by itself, after 5 s without a picture and 30 s without a
+/// keyframe, and knows better why; before, the camera has to be opened.
+const FRAME_WITHIN: Duration = Duration::from_secs(35);
 
 /// Pictures that are encoded to see how long each takes; the first, a keyframe, takes longer.
 const PICTURES: u32 = 8;

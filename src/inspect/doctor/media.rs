@@ -89,6 +89,10 @@ pub(super) fn camera(
             format!("v4l2-ctl -d {} --query-dv-timings", path.display())
         }
         VideoError::Driver { .. } | VideoError::Stalled { .. } => REPLUG.to_owned(),
+        VideoError::NoKeyframe { .. } => {
+            "start the program that writes to it with a keyframe every second: ffmpeg … -g 30"
+                .to_owned()
+        }
         VideoError::File { .. } => "write another video.source".to_owned(),
         VideoError::Encoder(_) | VideoError::HardwareEncoder { .. } => {
             "write encoder = \"software\" into [video]".to_owned()
