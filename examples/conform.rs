@@ -9,6 +9,8 @@
 //! OPTIONs: `format=nv12` (a `video.format`), `encoder=/dev/video11` (a `video.encoder`), `coded=FWHT` (what a
 //! hardware encoder without H.264 makes, of the camera whose path is SOURCE) and `copied` (never by DMABUF).
 
+#[path = "../src/allocations.rs"]
+mod allocations;
 #[path = "../tests/support/conformance.rs"]
 mod conformance;
 
@@ -71,6 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         promised => {
             let promise = Promise {
+                allocations: || Some(allocations::of_this_thread()),
                 keyframes_on_demand: promised == "on-demand",
                 slack,
             };

@@ -29,6 +29,7 @@ fn of(source: &str) -> config::Video {
 
 fn holds(config: &config::Video, keyframes_on_demand: bool) -> Figures {
     let promise = Promise {
+        allocations: || None,
         keyframes_on_demand,
         slack: SLACK,
     };

@@ -29,6 +29,9 @@ const SLACK_MS: u32 = 20_000;
 /// nothing is emulated, within a second.
 const SEEN_WITHIN: Duration = BACK_WITHIN;
 
+/// What a picture may allocate once its source has begun: the bytes that go out.
+const FOR_THE_ACCESS_UNIT: u32 = 1;
+
 /// The camera's smallest size, and one that the encoder has: its own smallest is 640x360, of which it makes
 /// more rows.
 const SMALLEST: &str = "320 180";
@@ -45,13 +48,15 @@ async fn real_devices_keep_the_facts_that_every_source_keeps() {
             let (figures, _) = conforms(&mut guest, device, SMALLEST, "on-demand", &options);
             let described = figures["description"].as_str().expect("a description");
             assert!(described.contains(&format.to_uppercase()), "{described}");
+            assert_eq!(figures["allocations"], FOR_THE_ACCESS_UNIT, "{described}");
         }
     }
     for (format, each, promised) in [("H264", 15, "unasked"), ("MJPG", 0, "on-demand")] {
         start_camera(&mut guest, format, each);
         // It is a camera once its first picture was written.
         guest.run_until_it_succeeds("v4l2-ctl -d /dev/video20 --info | grep -q 'Video Capture'");
-        conforms(&mut guest, "/dev/video20", SMALLEST, promised, "");
+        let (figures, _) = conforms(&mut guest, "/dev/video20", SMALLEST, promised, "");
+        assert_eq!(figures["allocations"], FOR_THE_ACCESS_UNIT, "{format}");
         guest.run("kill $(cat /run/camera.pid)");
         guest.run_until_it_succeeds("! kill -0 $(cat /run/camera.pid)");
     }
@@ -135,6 +140,7 @@ async fn an_encoder_reads_pictures_in_the_cameras_buffers_and_makes_the_same_of_
                 };
                 assert!(said.0 && log.contains(said.1), "{described}: {log}");
                 assert_eq!(figures["brightest"].as_u64().map(|b| b < 236), Some(true));
+                assert_eq!(figures["allocations"], FOR_THE_ACCESS_UNIT, "{described}");
                 figures["keyframe_hash"]
                     .as_str()
                     .expect("a hash")

@@ -55,6 +55,8 @@ pub(crate) struct Promise {
     pub(crate) keyframes_on_demand: bool,
     /// How old a picture may be when it is delivered, beyond two frame times: what this machine takes.
     pub(crate) slack: Duration,
+    /// Tells how often this thread has allocated memory, where that is counted.
+    pub(crate) allocations: fn() -> Option<u64>,
 }
 
 /// What was measured on the way.
@@ -66,6 +68,8 @@ pub(crate) struct Figures {
     pub(crate) first_ms: u128,
     /// Of those that were read without a pause.
     pub(crate) oldest_ms: u128,
+    /// The most allocations that one of these took, where they are counted.
+    pub(crate) allocations: Option<u64>,
     /// Bytes of the first keyframe.
     pub(crate) keyframe_bytes: usize,
     /// The same for the same bytes.
@@ -95,6 +99,7 @@ pub(crate) fn conforms<'a>(
     let limit = Duration::from_secs(2) / config.fps.max(1) + promise.slack;
     let (last, oldest) = pictures_come_in_order_and_fresh(source.as_mut(), &first, limit)?;
     figures.oldest_ms = oldest.as_millis();
+    figures.allocations = most_allocations(source.as_mut(), promise.allocations)?;
     if source.keyframes_on_demand() != promise.keyframes_on_demand {
         return Err("it tells otherwise of keyframes on demand".to_owned());
     }
@@ -244,6 +249,21 @@ fn pictures_come_in_order_and_fresh(
         return Err(format!("a picture was {oldest:?} old, more than {limit:?}"));
     }
     Ok((last, oldest))
+}
+
+/// Returns the most allocations that a picture takes of a source that has delivered some.
+fn most_allocations(
+    source: &mut dyn VideoSource,
+    count: fn() -> Option<u64>,
+) -> Result<Option<u64>, String> {
+    let mut most = None;
+    for _ in 0..PICTURES {
+        let before = count();
+        next(source, NEXT_WITHIN)?;
+        let made = count().zip(before).map(|(after, before)| after - before);
+        most = most.max(made);
+    }
+    Ok(most)
 }
 
 fn a_keyframe_comes_when_it_is_asked_for(source: &mut dyn VideoSource) -> Result<(), String> {
