@@ -5,6 +5,8 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal as _};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer as _;
@@ -18,6 +20,31 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Takes a filter instead of `--verbose`, e.g. `roomcam=debug,rtc=info`.
 const FILTER_VARIABLE: &str = "ROOMCAM_LOG";
+
+/// How often a line is written again that is said over and over.
+const SAY_AGAIN_AFTER: Duration = Duration::from_secs(3_600);
+
+/// A line about something that is tried again each second, for months: news once, and each hour.
+#[derive(Debug, Default)]
+pub(crate) struct Refrain(Mutex<Option<(String, Instant)>>);
+
+impl Refrain {
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    /// Returns whether `line` is to be written: it is another than last time, or that was long ago.
+    pub(crate) fn is_news(&self, line: &str, now: Instant) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = last.as_ref().is_some_and(|(known, at)| {
+            known == line && now.saturating_duration_since(*at) < SAY_AGAIN_AFTER
+        });
+        if !is_known {
+            *last = Some((line.to_owned(), now));
+        }
+        !is_known
+    }
+}
 
 /// Starts logging. `verbose`: 0 what changes, 1 also decisions, 2 also every frame.
 pub fn init(verbose: u8) {
@@ -93,7 +120,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -127,6 +154,17 @@ mod tests {
         let text = logged(|| tracing::warn!(viewer = 3, "fell behind"));
         assert!(text.starts_with("<4>"), "{text}");
         assert!(text.ends_with("fell behind viewer=3\n"), "{text}");
+    }
+
+    #[test]
+    fn a_refrain_is_news_once_and_each_hour() {
+        let refrain = Refrain::new();
+        let t0 = crate::clock::now();
+        assert!(refrain.is_news("opened a", t0));
+        assert!(!refrain.is_news("opened a", t0 + SAY_AGAIN_AFTER / 2));
+        assert!(refrain.is_news("opened a", t0 + SAY_AGAIN_AFTER));
+        assert!(refrain.is_news("opened b", t0 + SAY_AGAIN_AFTER));
+        assert!(refrain.is_news("opened a", t0 + SAY_AGAIN_AFTER));
     }
 
     #[test]

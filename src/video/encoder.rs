@@ -10,13 +10,20 @@ use super::v4l2::Negotiated;
 use super::v4l2::queue::Queue;
 use super::v4l2_encoder::{Lender, Settings, V4l2Encoder};
 use super::{AccessUnit, VideoError, devices, sharing};
-use crate::config;
+use crate::logging::Refrain;
+use crate::{clock, config};
 
 /// An encoder of pictures of one size.
 #[derive(Debug)]
 pub(super) enum Encoder {
     Software(OpenH264),
     Hardware(Box<V4l2Encoder>),
+}
+
+/// With each camera that is opened an encoder is.
+fn is_news(choice: &str) -> bool {
+    static CHOSEN: Refrain = Refrain::new();
+    CHOSEN.is_news(choice, clock::now())
 }
 
 /// What becomes of a camera's pictures.
@@ -61,10 +68,12 @@ impl Encoder {
         let reason = match path.map(|path| share(path, settings, pictures, queue, coding)) {
             Some(Ok(encoder)) => {
                 let name = encoder.name();
-                tracing::info!(
-                    encoder = name,
-                    "the encoder reads pictures in the camera's buffers"
-                );
+                if is_news(name) {
+                    tracing::info!(
+                        encoder = name,
+                        "the encoder reads pictures in the camera's buffers"
+                    );
+                }
                 return Self::Hardware(Box::new(encoder));
             }
             Some(Err(reason)) => reason,
@@ -73,7 +82,9 @@ impl Encoder {
         let encoder = Self::open_on(config, path, settings);
         if let Self::Hardware(_) = encoder {
             let encoder = encoder.name();
-            tracing::info!(encoder, reason, "pictures are copied to the encoder");
+            if is_news(&format!("{encoder} {reason}")) {
+                tracing::info!(encoder, reason, "pictures are copied to the encoder");
+            }
         }
         encoder
     }
@@ -81,7 +92,7 @@ impl Encoder {
     fn open_on(config: &config::Video, path: Option<&Path>, settings: Settings) -> Self {
         let software = || Self::Software(OpenH264::new(settings.fps, settings.bitrate_bps));
         let Some(path) = path else {
-            if config.encoder != "software" {
+            if config.encoder != "software" && is_news("") {
                 tracing::info!(
                     reason = "no hardware encoder",
                     "pictures are encoded in software"
@@ -94,7 +105,9 @@ impl Encoder {
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 let reason = error.to_string();
-                tracing::warn!(reason, cause, "pictures are encoded in software");
+                if is_news(&reason) {
+                    tracing::warn!(reason, cause, "pictures are encoded in software");
+                }
                 software()
             }
         }

@@ -25,8 +25,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::config;
 use crate::control::camera::{Control, ControlId};
+use crate::logging::Refrain;
+use crate::{clock, config};
 
 mod camera;
 mod canvas;
@@ -70,6 +71,9 @@ pub use devices::{CameraInfo, cameras};
 pub use encoder::Coding;
 use still::Still;
 
+/// A camera that fails is opened again each second.
+static OPENED: Refrain = Refrain::new();
+
 /// Opens the source that `video.source` names: `pattern`, `file:PATH`, `csi`, or a camera (`auto`, a
 /// path, a by-id, by-path or bus name, a card name or a part of one, in any case).
 ///
@@ -92,7 +96,9 @@ pub fn open(config: &config::Video) -> Result<Box<dyn VideoSource>, VideoError> 
         Found::Node(path) => Box::new(camera::Camera::open(&path, config, Coding::default())?),
     };
     let camera = source.description();
-    tracing::info!(camera, because, "camera opened");
+    if OPENED.is_news(&format!("{camera} {because}"), clock::now()) {
+        tracing::info!(camera, because, "camera opened");
+    }
     Ok(source)
 }
 
