@@ -277,6 +277,10 @@ impl VideoSource for Camera {
         set.map_err(|error| error.to_string())
     }
 
+    fn awaits_keyframe(&self) -> bool {
+        self.resume.awaits_keyframe()
+    }
+
     fn keep_next_picture(&mut self) -> bool {
         match &mut self.output {
             Output::PassedThrough { .. } => false,

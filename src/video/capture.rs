@@ -267,9 +267,16 @@ impl Capture {
                 let silence = last_picture.map(|at| clock::now().saturating_duration_since(at));
                 let is_silent =
                     silence.is_some_and(|silence| silence >= tolerated_silence(&settings));
+                let lack = if source.awaits_keyframe() {
+                    // A new process would wait for it as well.
+                    self.progress.excused();
+                    "keyframe"
+                } else {
+                    "pictures"
+                };
                 if is_live && is_silent && !source.is_restarting() {
                     is_live = false;
-                    let reason = format!("camera {} sends no pictures", source.identity());
+                    let reason = format!("camera {} sends no {lack}", source.identity());
                     self.wait(notice::SILENT, reason);
                 }
                 continue;

@@ -187,6 +187,11 @@ pub trait VideoSource: Send {
         false
     }
 
+    /// Returns whether pictures come, and none can be shown before the next keyframe.
+    fn awaits_keyframe(&self) -> bool {
+        false
+    }
+
     /// Asks it to keep a copy of its next picture as it is before it is encoded; returns whether it has
     /// one then. Otherwise there are coded pictures alone.
     fn keep_next_picture(&mut self) -> bool {

@@ -47,6 +47,11 @@ impl Resume {
         !self.waits
     }
 
+    /// Returns whether pictures come, and none can be shown.
+    pub(super) const fn awaits_keyframe(&self) -> bool {
+        self.in_vain_since.is_some()
+    }
+
     /// Returns whether pictures have come for [`KEYFRAME_WITHIN`], and none could be shown.
     pub(super) fn lacks_keyframe(&self, now: Instant) -> bool {
         let in_vain = |since| now.saturating_duration_since(since) >= KEYFRAME_WITHIN;
@@ -90,11 +95,14 @@ mod tests {
             !resume.lacks_keyframe(t0 + KEYFRAME_WITHIN * 2),
             "none came"
         );
+        assert!(!resume.awaits_keyframe());
         resume.handle_picture(false, t0);
+        assert!(resume.awaits_keyframe());
         resume.handle_picture(false, t0 + KEYFRAME_WITHIN / 2);
         assert!(!resume.lacks_keyframe(t0 + KEYFRAME_WITHIN / 2));
         assert!(resume.lacks_keyframe(t0 + KEYFRAME_WITHIN));
         resume.handle_picture(true, t0 + KEYFRAME_WITHIN);
+        assert!(!resume.awaits_keyframe());
         resume.handle_picture(false, t0 + KEYFRAME_WITHIN);
         assert!(!resume.lacks_keyframe(t0 + KEYFRAME_WITHIN * 3));
     }

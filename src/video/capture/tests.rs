@@ -35,6 +35,7 @@ struct Scripted {
     record: Arc<Record>,
     delivered: usize,
     pauses_after: usize,
+    awaits_keyframe: bool,
     paused_at: Option<Instant>,
     keyframe_wanted: bool,
     fails_after: usize,
@@ -69,6 +70,10 @@ impl VideoSource for Scripted {
 
     fn keyframes_on_demand(&self) -> bool {
         true
+    }
+
+    fn awaits_keyframe(&self) -> bool {
+        self.awaits_keyframe && self.paused_at.is_some()
     }
 
     fn request_keyframe(&mut self) {
@@ -107,6 +112,7 @@ enum Attempt {
     WorksFor(usize),
     StallsAfter(usize),
     PausesAfter(usize),
+    LacksKeyframeAfter(usize),
 }
 
 struct Bench {
@@ -148,9 +154,14 @@ impl Bench {
             shared.asked_for(settings);
             shared.opened.fetch_add(1, Ordering::SeqCst);
             let mut pauses_after = usize::MAX;
+            let mut awaits_keyframe = false;
             let (fails_after, fails_with): (_, fn() -> _) = match attempts.pop_front() {
                 Some(Attempt::PausesAfter(frames)) => {
                     pauses_after = frames;
+                    (usize::MAX, unplugged)
+                }
+                Some(Attempt::LacksKeyframeAfter(frames)) => {
+                    (pauses_after, awaits_keyframe) = (frames, true);
                     (usize::MAX, unplugged)
                 }
                 Some(Attempt::Fails(error)) => return Err(error),
@@ -163,6 +174,7 @@ impl Bench {
                 record: Arc::clone(&shared),
                 delivered: 0,
                 pauses_after,
+                awaits_keyframe,
                 paused_at: None,
                 keyframe_wanted: false,
                 fails_after,
@@ -267,6 +279,20 @@ fn a_camera_that_pauses_is_said_to_and_goes_on_with_a_keyframe_without_being_ope
     assert_eq!(bench.record.opened.load(Ordering::SeqCst), 1);
     bench.ask(|r| r.shutdown = true);
     bench.join();
+}
+
+#[test]
+fn a_camera_that_lacks_a_keyframe_is_said_to_and_no_new_process_would_help() {
+    let mut bench = Bench::with([Attempt::LacksKeyframeAfter(3)]);
+    bench.ask(|r| r.run = true);
+    bench.wait_until_live();
+    let status = bench.wait_for(|s| matches!(s, SourceStatus::Waiting { .. }));
+    let reason = "camera scripted camera sends no keyframe".to_owned();
+    assert_eq!(status, SourceStatus::Waiting { reason });
+    bench.wait_until_live();
+    bench.ask(|r| r.shutdown = true);
+    bench.join();
+    assert_eq!(lack_after([Attempt::LacksKeyframeAfter(3)]), None);
 }
 
 #[test]
@@ -413,6 +439,7 @@ fn lack_after(attempts: impl IntoIterator<Item = Attempt>) -> Option<Lack> {
 #[test]
 fn a_camera_that_falls_silent_is_a_lack_and_one_that_is_unplugged_is_not() {
     assert_eq!(lack_after([Attempt::StallsAfter(3)]), Some(Lack::Starved));
+    assert_eq!(lack_after([Attempt::PausesAfter(3)]), Some(Lack::Starved));
     assert_eq!(lack_after([Attempt::WorksFor(3)]), None);
 }
 
