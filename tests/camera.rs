@@ -365,19 +365,19 @@ pub(crate) fn is_notice(unit: &AccessUnit) -> bool {
 }
 
 /// A camera program that a test starts, hangs and ends: grey pictures, as `rpicam-vid` writes them.
-struct Unpluggable {
+pub(crate) struct Unpluggable {
     directory: TempDir,
 }
 
 impl Unpluggable {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = TempDir::new().unwrap();
         let camera = Self { directory };
         let script = format!(
             "#!/bin/sh\ncd {}\n[ -e plugged ] || exit 1\necho x >>starts\necho $$ >pid\n\
              grey=x\ncase \"$*\" in *--brightness=0.5*) grey='\\310';; esac\n\
              while [ -e plugged ]; do\n\
-             [ -e hangs ] || head -c 46080 /dev/zero | tr '\\0' $grey\n\
+             [ -e hangs ] || {{ head -c 30720 /dev/zero | tr '\\0' $grey; head -c 15360 /dev/zero | tr '\\0' '\\200'; }}\n\
              sleep 0.05\ndone\nexit 1\n",
             camera.directory.path().display()
         );
@@ -387,7 +387,7 @@ impl Unpluggable {
         camera
     }
 
-    fn config(&self) -> String {
+    pub(crate) fn config(&self) -> String {
         format!(
             "[video]\nwidth = 256\nheight = 120\nfps = 15\n\
              [video.csi]\nprogram = \"{}\"\n",

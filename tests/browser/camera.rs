@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{ONE_AT_A_TIME, two_pages};
+use crate::camera::Unpluggable;
 use crate::support::chromium::{Chromium, Setup};
 use crate::support::demo::Demo;
 
@@ -73,10 +74,8 @@ async fn every_setting_has_a_label_and_the_panel_fits_a_phone() {
     .await;
     page.join(demo.url()).await;
     page.click("Settings").await;
-    let labels = "[...document.querySelectorAll('.setting :is(input, select)')]\
-                  .map((e) => e.labels[0]?.textContent)";
     assert_eq!(
-        page.eval(labels).await,
+        page.eval(LABELS_OF_THE_SETTINGS).await,
         json!(["Brightness", "Upside down", "Colour effects"])
     );
     let fits = "document.documentElement.scrollWidth <= 360 && \
@@ -89,6 +88,48 @@ async fn every_setting_has_a_label_and_the_panel_fits_a_phone() {
          document.getElementById('settings-panel').hidden",
     )
     .await;
+    page.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: scripts/test"]
+async fn a_csi_camera_is_set_on_a_phone_though_its_program_starts_anew_for_it() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let camera = Unpluggable::new();
+    let demo = Demo::configured(&["--video", "csi"], &camera.config());
+    let page = Chromium::start(Setup {
+        phone: Some((360, 740)),
+        ..Setup::default()
+    })
+    .await;
+    page.join(demo.url()).await;
+    let before = page.number(BRIGHTNESS_OF_THE_PICTURE).await;
+    page.click("Settings").await;
+    let labels = page.eval(LABELS_OF_THE_SETTINGS).await;
+    let of_every_sensor = json!([
+        "Brightness",
+        "Contrast",
+        "Saturation",
+        "Sharpness",
+        "Exposure compensation",
+        "White balance",
+        "Mirror",
+        "Upside down"
+    ]);
+    assert_eq!(labels, of_every_sensor);
+    // There are more than fit: the panel scrolls, and the page does not.
+    let fits = "document.documentElement.scrollWidth <= 360 && \
+                document.documentElement.scrollHeight <= 740";
+    assert_eq!(page.eval(fits).await, true);
+    page.run(
+        "const slider = document.getElementById('setting-brightness'); \
+         slider.value = 50; slider.dispatchEvent(new Event('input'));",
+    )
+    .await;
+    page.wait_until(&format!("{BRIGHTNESS_OF_THE_PICTURE} > {before} + 20"))
+        .await;
+    page.wait_for_status("Live").await;
+    page.screenshot("phone-csi-settings").await;
     page.close().await;
 }
 
@@ -182,6 +223,9 @@ const BRIGHTNESS_OF_THE_PICTURE: &str = "(() => { \
     let sum = 0; \
     for (let i = 1; i < data.length; i += 4) sum += data[i]; \
     return sum / (64 * 36); })()";
+
+const LABELS_OF_THE_SETTINGS: &str = "[...document.querySelectorAll('.setting :is(input, select)')]\
+    .map((e) => e.labels[0]?.textContent)";
 
 /// As fast as a hand: more often than the device would take it.
 const DRAG_THE_SLIDER: &str = "const slider = document.getElementById('setting-brightness'); \
