@@ -235,8 +235,10 @@ impl System {
         let mut nsenter = Command::new("nsenter");
         nsenter.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]);
         nsenter.args(["--target", &leader, "--", "/bin/sh", "-c", command]);
+        // Nothing of this machine's, least of all its home or a socket of its service manager.
+        nsenter.env_clear().env("HOME", "/root");
         nsenter.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        nsenter.env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
+        nsenter.stdin(Stdio::null());
         nsenter
     }
 
